@@ -1,0 +1,63 @@
+"""anovl: zero-shot defect detection and localization in images (AnoVL, arXiv:2308.15939).
+
+Public names are loaded on first use, so that ``import anovl`` imports neither torch nor open_clip.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anovl.backbones import Backbone, load_backbone
+    from anovl.config import Recipe, recipe
+    from anovl.core.prompts import PromptSet, Wording, build_prompts
+    from anovl.data.images import ImageLimits, load_image
+    from anovl.detector import AnoVL
+    from anovl.errors import AnovlError
+    from anovl.results import Prediction, Region
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AnoVL": "anovl.detector",
+    "AnovlError": "anovl.errors",
+    "Backbone": "anovl.backbones",
+    "ImageLimits": "anovl.data.images",
+    "Prediction": "anovl.results",
+    "PromptSet": "anovl.core.prompts",
+    "Recipe": "anovl.config",
+    "Region": "anovl.results",
+    "Wording": "anovl.core.prompts",
+    "build_prompts": "anovl.core.prompts",
+    "load_backbone": "anovl.backbones",
+    "load_image": "anovl.data.images",
+    "recipe": "anovl.config",
+}
+
+__all__ = [
+    "AnoVL",
+    "AnovlError",
+    "Backbone",
+    "ImageLimits",
+    "Prediction",
+    "PromptSet",
+    "Recipe",
+    "Region",
+    "Wording",
+    "__version__",
+    "build_prompts",
+    "load_backbone",
+    "load_image",
+    "recipe",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'anovl' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

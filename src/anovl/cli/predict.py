@@ -1,0 +1,182 @@
+"""anovl predict: a folder of pictures in, scores, maps and overlays out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anovl.cli import words
+from anovl.cli.info import versions
+from anovl.cli.run import Run, count_images, named_source
+from anovl.cli.settings import load_config
+from anovl.config import DEFAULT_MODEL, DEFAULT_RECIPE, DEFAULT_THRESHOLD, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from anovl.errors import UsageError, suggest
+
+log = logging.getLogger(__name__)
+
+
+def predict(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="A folder, a glob, image files, or - for paths on stdin.")
+    ],
+    *,
+    class_name: Annotated[str, typer.Option(help="What the images show, such as 'metal nut'.", envvar="ANOVL_CLASS_NAME")],
+    model: Annotated[
+        str,
+        typer.Option(help="ARCH:TAG, hf-hub:ORG/NAME, local-dir:FOLDER or a weight file; `anovl models`.", envvar="ANOVL_MODEL"),
+    ] = DEFAULT_MODEL,
+    arch: Annotated[str | None, typer.Option(help="Architecture of a weight file.", envvar="ANOVL_ARCH")] = None,
+    recipe: Annotated[str, typer.Option(help="default, paper or released.", envvar="ANOVL_RECIPE")] = DEFAULT_RECIPE,
+    method: Annotated[str, typer.Option(help="anovl, or a compared system: clip.", envvar="ANOVL_METHOD")] = "anovl",
+    domain: words.Domain = None,
+    defects: words.Defects = None,
+    states: words.States = None,
+    templates: words.Templates = None,
+    domain_words: words.DomainWords = None,
+    prompt_file: words.PromptFile = None,
+    threshold: Annotated[
+        float, typer.Option(help="Score from which an image or pixel counts as anomalous.", envvar="ANOVL_THRESHOLD")
+    ] = DEFAULT_THRESHOLD,
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Output folder; - writes JSON lines to stdout.", envvar="ANOVL_OUTPUT")
+    ] = "-",
+    save: Annotated[
+        str, typer.Option(help="Pictures to save: overlay,heatmap,mask,map, or none.", envvar="ANOVL_SAVE")
+    ] = "overlay",
+    map_format: Annotated[str, typer.Option(help="Of saved maps: npy (float32) or png16.", envvar="ANOVL_MAP_FORMAT")] = "npy",
+    table: Annotated[
+        str, typer.Option("--format", help="jsonl; csv or parquet adds that table.", envvar="ANOVL_FORMAT")
+    ] = "jsonl",
+    output_size: Annotated[
+        str | None, typer.Option(help="Map size: image or input (the model's); default the recipe's.", envvar="ANOVL_OUTPUT_SIZE")
+    ] = None,
+    image_size: Annotated[
+        str | None, typer.Option(help="Model input size, S or HxW, if not the trained one.", envvar="ANOVL_IMAGE_SIZE")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a pass.", envvar="ANOVL_BATCH_SIZE")] = 8,
+    workers: Annotated[int, typer.Option(help="Decoding threads.", envvar="ANOVL_WORKERS")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", envvar="ANOVL_DEVICE")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (fp32), fp32, bf16, fp16.", envvar="ANOVL_DTYPE")] = "auto",
+    cache_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.", envvar="ANOVL_CACHE")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.", envvar="ANOVL_OFFLINE")] = False,
+    max_pixels: Annotated[int, typer.Option(help="Larger images are refused.", envvar="ANOVL_MAX_PIXELS")] = MAX_IMAGE_PIXELS,
+    max_bytes: Annotated[int, typer.Option(help="Larger files are refused.", envvar="ANOVL_MAX_BYTES")] = MAX_IMAGE_BYTES,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    fail_on_anomaly: Annotated[
+        bool, typer.Option("--fail-on-anomaly", help="Exit with 4 when an image is anomalous.", envvar="ANOVL_FAIL_ON_ANOMALY")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, score nothing.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with these options; environment and flags go before it.", callback=load_config, is_eager=True
+        ),
+    ] = None,
+) -> int:
+    """Score images: JSON lines on stdout, or a folder with overlays, maps and predictions.jsonl.
+
+    Exit codes: 0 done; 1 failure; 2 wrong usage or nothing to do; 3 some images failed; 4 anomalies found
+    (--fail-on-anomaly); 5 the model or an extra is not on this machine; 130 interrupted.
+    """
+    del config
+    folder = None if output == "-" else Path(output)
+    kinds = [kind for kind in save.split(",") if kind and kind != "none"]
+    _check_choices(kinds, table, map_format, output_size)
+    if resume and folder is None:
+        raise UsageError("--resume needs an output folder, -o FOLDER")
+    source = named_source(sources)
+    count = count_images(source, folder)
+
+    from anovl.backbones import check_available
+    from anovl.config import recipe as make_recipe
+    from anovl.core.prompts import similar_known_class
+    from anovl.data.images import ImageLimits
+
+    if near := similar_known_class(class_name):
+        log.warning("class name %r: did you mean %r? (any name is allowed)", class_name, near)
+    settings: dict[str, Any] = {
+        "source": source if isinstance(source, str) else "list",
+        "class_name": class_name,
+        "method": method,
+        "recipe": make_recipe(recipe).to_dict(),
+        "threshold": threshold,
+        "save": sorted(kinds),
+        "map_format": map_format,
+        "output_size": output_size,
+    }
+    size = _parse_size(image_size)
+    if dry_run:
+        checkpoint = check_available(model, arch=arch, cache_dir=cache_dir)
+        plan = {"images": count, "weights": str(checkpoint.weights), "weights_sha256": checkpoint.sha256, **settings}
+        typer.echo(json.dumps(plan, indent=2))
+        return 0
+
+    from anovl.detector import AnoVL
+    from anovl.render.writers import FolderWriter, StreamWriter
+
+    detector = AnoVL.from_pretrained(
+        model,
+        arch=arch,
+        recipe=recipe,
+        method=method,
+        device=device,
+        dtype=dtype,
+        image_size=size,
+        local_files_only=offline,
+        cache_dir=cache_dir,
+        threshold=threshold,
+        limits=ImageLimits(max_pixels=max_pixels, max_bytes=max_bytes),
+    )
+    chosen = words.wording(
+        detector.method.wording,
+        domain=domain,
+        defects=defects,
+        states=states,
+        templates=templates,
+        domain_words=domain_words,
+        prompt_file=prompt_file,
+    )
+    settings |= {"model": detector.backbone.describe(), "words": chosen.to_dict(), "seed": None}
+    record = {"versions": versions(), "settings": settings}
+    work = Run(
+        job=detector.job(class_name, wording=chosen, output_size=output_size),  # type: ignore[arg-type]
+        source=source,
+        folder=folder,
+        count=count,
+        batch_size=batch_size,
+        workers=workers,
+        draws="overlay" in kinds and folder is not None,
+    )
+    if folder is None:
+        code = work.execute(StreamWriter(sys.stdout), fail_on_anomaly=fail_on_anomaly)
+    else:
+        writer = FolderWriter(folder, record, save=kinds, table=table, map_format=map_format, resume=resume)  # type: ignore[arg-type]
+        code = work.execute(writer, fail_on_anomaly=fail_on_anomaly)
+    return code
+
+
+def _check_choices(kinds: list[str], table: str, map_format: str, output_size: str | None) -> None:
+    """Fail on a wrong word before anything heavy is imported."""
+    for what, given, valid in (
+        *(("picture to save", kind, ("overlay", "heatmap", "mask", "map")) for kind in kinds),
+        ("format", table, ("jsonl", "csv", "parquet")),
+        ("map format", map_format, ("npy", "png16")),
+        ("output size", output_size or "image", ("image", "input")),
+    ):
+        if given not in valid:
+            raise UsageError(suggest(what, given, valid))
+
+
+def _parse_size(text: str | None) -> tuple[int, int] | None:
+    """(H, W) from "240" or "240x320"."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) not in (1, 2) or not all(side.isdigit() and int(side) > 0 for side in sides):
+        raise UsageError(f"image size: expected S or HxW in pixels, such as 240 or 240x320, got {text!r}")
+    return int(sides[0]), int(sides[-1])

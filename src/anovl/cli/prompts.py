@@ -1,0 +1,43 @@
+"""anovl prompts: the sentences a class is scored with."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from anovl.cli import words
+
+
+def prompts(
+    class_name: Annotated[str, typer.Argument(help="What the image shows, such as 'metal nut'.")],
+    *,
+    recipe: Annotated[str, typer.Option(help="default, paper or released.", envvar="ANOVL_RECIPE")] = "default",
+    domain: words.Domain = None,
+    defects: words.Defects = None,
+    states: words.States = None,
+    templates: words.Templates = None,
+    domain_words: words.DomainWords = None,
+    prompt_file: words.PromptFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
+) -> None:
+    """Print the prompt pairs of a class, normal and abnormal, a tab between them."""
+    from anovl.config import recipe as make_recipe
+    from anovl.core.prompts import Wording, build_prompts
+
+    chosen = words.wording(
+        Wording(),
+        domain=domain,
+        defects=defects,
+        states=states,
+        templates=templates,
+        domain_words=domain_words,
+        prompt_file=prompt_file,
+    )
+    found = build_prompts(class_name, chosen, style=make_recipe(recipe).prompts)
+    if as_json:
+        typer.echo(json.dumps({"class_name": class_name, "normal": found.normal, "abnormal": found.abnormal}, indent=1))
+        return
+    for good, bad in zip(found.normal, found.abnormal, strict=True):
+        typer.echo(f"{good}\t{bad}")

@@ -1,0 +1,165 @@
+"""A run of the engine from the command line: sources, progress, what is written, the exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from anovl.cli.app import is_quiet
+from anovl.errors import ImageError, NothingToDoError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from anovl.data.sources import SourceItem
+    from anovl.detector import DetectionJob
+    from anovl.render.writers import FolderWriter, StreamWriter
+
+log = logging.getLogger(__name__)
+
+SOME_FAILED, ANOMALIES_FOUND = 3, 4
+
+Source = str | list[str]
+
+
+def named_source(arguments: list[str]) -> Source:
+    """What the arguments name: "-" for stdin, one folder, glob or file, or a list of files (a shell's glob).
+
+    Raises:
+        UsageError: "-" or a folder beside other arguments.
+    """
+    if len(arguments) == 1:
+        return arguments[0]
+    for argument in arguments:
+        if argument == "-" or Path(argument).is_dir():
+            raise UsageError(f"source: name one folder, or image files only; got {argument!r} beside {len(arguments) - 1} more")
+    return arguments
+
+
+def items_of(source: Source, exclude: Path | None) -> Iterator[SourceItem]:
+    """Images of a source, in order; paths on stdin are read as they come."""
+    from anovl.data.sources import iter_source
+
+    if source == "-":
+        lines = (line.rstrip("\r\n") for line in sys.stdin)
+        return iter_source(line for line in lines if line)
+    return iter_source(source, exclude=exclude)
+
+
+def count_images(source: Source, exclude: Path | None) -> int | None:
+    """How many images there are; None where only the end will tell.
+
+    Raises:
+        NothingToDoError: none.
+    """
+    if source == "-":
+        return None
+    count = sum(1 for _ in items_of(source, exclude))
+    if count == 0:
+        raise NothingToDoError(f"source: no image in {source} (PNG, JPEG, BMP, TIFF, WebP, GIF, PPM, by file suffix)")
+    return count
+
+
+@contextmanager
+def progress(total: int | None) -> Iterator[Callable[[], None]]:
+    """A bar with rate and time left on stderr, on a terminal only; yields what to call after each image."""
+    if is_quiet() or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("images", total=total, rate="")
+
+        def advance() -> None:
+            bar.advance(task)
+            speed = bar.tasks[0].speed
+            bar.update(task, rate=f"{speed:.1f} images/s" if speed else "")
+
+        yield advance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run: a detector bound to a class, a source, and how to work.
+
+    Attributes:
+        draws: keep pictures for the overlays.
+    """
+
+    job: DetectionJob
+    source: Source
+    folder: Path | None
+    count: int | None
+    batch_size: int
+    workers: int
+    draws: bool
+
+    def execute(self, writer: FolderWriter | StreamWriter, *, fail_on_anomaly: bool) -> int:
+        """Score what is left to do, write it, sum up.
+
+        Returns:
+            the exit code.
+        """
+        from anovl.engine.local import run
+        from anovl.render.writers import FolderWriter
+
+        done = writer.done
+        items = (item for item in items_of(self.source, self.folder) if item.key not in done)
+        left = None if self.count is None else max(0, self.count - len(done))
+        scored = anomalous = failed = 0
+        try:
+            with writer, progress(left) as advance:
+                outcomes = run(self.job, items, batch_size=self.batch_size, workers=self.workers, keep_pictures=self.draws)
+                for outcome in outcomes:
+                    advance()
+                    item, prediction = outcome.item, outcome.prediction
+                    if prediction is None:
+                        failed += 1
+                        log.warning("skipped %s", outcome.error)
+                        if isinstance(writer, FolderWriter):
+                            reason = outcome.error.reason if isinstance(outcome.error, ImageError) else str(outcome.error)
+                            writer.write_error(item.key, reason)
+                        continue
+                    truth = self._truth(item) if self.draws else None
+                    writer.write(item.image_path, prediction, stem=item.stem, picture=outcome.picture, truth=truth)
+                    scored += 1
+                    anomalous += prediction.pred_label
+                if self.count is None and scored + failed + len(done) == 0:
+                    raise NothingToDoError("source: no path came on stdin")
+                if isinstance(writer, FolderWriter):
+                    writer.run["counts"] = {"scored": scored + len(done), "failed": failed}
+        except KeyboardInterrupt:
+            if self.folder is not None:
+                typer.echo(f"anovl: {scored} images are done; the same command with --resume goes on", err=True)
+            raise
+        if not is_quiet():
+            kept = f", {len(done)} kept from before" if done else ""
+            where = f" -> {self.folder}" if self.folder else ""
+            typer.echo(f"anovl: {scored} scored, {anomalous} anomalous, {failed} failed{kept}{where}", err=True)
+        if failed:
+            return SOME_FAILED
+        return ANOMALIES_FOUND if fail_on_anomaly and anomalous else 0
+
+    def _truth(self, item: SourceItem) -> Image.Image | None:
+        """The ground-truth mask of an image, where the MVTec layout has one that can be read."""
+        from anovl.data.images import load_image
+        from anovl.data.sources import find_mask
+
+        path = find_mask(item.image) if isinstance(item.image, Path) else None
+        if path is None:
+            return None
+        try:
+            return load_image(path, limits=self.job.limits)
+        except ImageError as exc:
+            log.warning("ground truth not drawn: %s", exc)
+            return None

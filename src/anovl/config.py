@@ -1,0 +1,111 @@
+"""Frozen settings of the method and the three named recipes; every magic number of the method is here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+from anovl.errors import UsageError, suggest
+
+Attention = Literal["qkv", "v", "vv", "vv-recursive"]
+Interpolation = Literal["bilinear", "bicubic"]
+ImageScore = Literal["class_token", "class_token_22views"]
+OutputSize = Literal["image", "input"]
+PromptStyle = Literal["paper", "released"]
+
+DEFAULT_MODEL = "ViT-B-16-plus-240:laion400m_e32"
+DEFAULT_RECIPE = "default"
+DEFAULT_THRESHOLD = 0.5  # CLIP's own decision: abnormal nearer than normal
+MAX_IMAGE_PIXELS = 178_956_970  # where Pillow itself refuses; 100-megapixel cameras pass
+MAX_IMAGE_BYTES = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything about the method that changes a number. Make variants with ``recipe(name, field=...)``.
+
+    Attributes:
+        name: the recipe this one started from.
+        interpolation: filter of the squash to the model's input size (antialiased).
+        attention: local attention; see `anovl.core.attention`.
+        layers: how many of the last layers the local path replaces; None is all of them.
+        prompts: "paper" writes "_" in a class name as " "; "released" keeps the raw names of the
+            authors' code (and macaroni for macaroni1, macaroni2).
+        logit_scale: factor on cosines before the softmax of Eq. (1) and (2); None is the model's own
+            (100 for CLIP), 1.0 the paper's formula to the letter. Ranks are the same.
+        smoothing: 3x3 mean on the patch grid, edges replicated, before up-sampling.
+        align_corners: how bilinear up-sampling places the patch centres.
+        output_size: "image" gives maps at the image's own size, "input" at the model's input size.
+        image_score: "class_token" is Eq. (1); "class_token_22views" its mean over 22 augmented views.
+    """
+
+    name: str = DEFAULT_RECIPE
+    interpolation: Interpolation = "bicubic"
+    attention: Attention = "vv"
+    layers: int | None = None
+    prompts: PromptStyle = "paper"
+    logit_scale: float | None = None
+    smoothing: bool = False
+    align_corners: bool = False
+    output_size: OutputSize = "image"
+    image_score: ImageScore = "class_token"
+
+    def __post_init__(self) -> None:
+        choices = {
+            "interpolation": Interpolation,
+            "attention": Attention,
+            "prompts": PromptStyle,
+            "output_size": OutputSize,
+            "image_score": ImageScore,
+        }
+        for field, literal in choices.items():
+            if getattr(self, field) not in get_args(literal):
+                raise UsageError(suggest(field, str(getattr(self, field)), get_args(literal)))
+        if self.layers is not None and self.layers < 1:
+            raise UsageError(f"layers must be at least 1 or None for all, got {self.layers}")
+        if self.attention == "qkv" and self.layers is not None:
+            raise UsageError("attention 'qkv' gives the model's ordinary patch tokens: layers does not apply, leave it out")
+        if self.logit_scale is not None and not 0 < self.logit_scale <= 1000:
+            raise UsageError(f"logit_scale must be in (0, 1000] or None for the model's own, got {self.logit_scale}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, for run.json."""
+        return asdict(self)
+
+
+RECIPES: dict[str, Recipe] = {
+    "default": Recipe(name="default"),
+    "paper": Recipe(name="paper"),
+    "released": Recipe(
+        name="released",
+        interpolation="bilinear",
+        prompts="released",
+        logit_scale=1.0,
+        smoothing=True,
+        align_corners=True,
+        output_size="input",
+        image_score="class_token_22views",
+    ),
+}
+
+
+def recipe(base: str | Recipe = DEFAULT_RECIPE, **changes: Any) -> Recipe:
+    """A named recipe, with changes.
+
+    Args:
+        base: "default", "paper", "released", or a Recipe.
+        **changes: fields of `Recipe` to set; a value of None means "as in the base" except for fields
+            whose base is None.
+
+    Raises:
+        UsageError: no such recipe, no such field, or a value that is not valid.
+    """
+    if isinstance(base, str):
+        if base not in RECIPES:
+            raise UsageError(suggest("recipe", base, RECIPES))
+        base = RECIPES[base]
+    known = {field.name for field in fields(Recipe)}
+    for name in changes:
+        if name not in known:
+            raise UsageError(suggest("recipe field", name, known))
+    return replace(base, **{k: v for k, v in changes.items() if v is not None})

@@ -1,0 +1,239 @@
+"""One forward pass, two paths: the class token of the original CLIP and local-aware patch tokens (Eq. 3-7).
+
+The encoders hold the modules of a CLIP vision tower (the layout open_clip and OpenAI share) and read its
+weights directly: no hook, no monkeypatch, nothing copied but the position embeddings. They run under
+``torch.no_grad``, ``torch.inference_mode``, ``torch.compile`` and ``torch.export``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anovl.config import Attention
+from anovl.core import attention as att
+from anovl.errors import UsageError
+
+
+def resize_position_embedding(embedding: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Position embeddings of another grid: bicubic, antialiased, the class token's kept (as open_clip does).
+
+    Args:
+        embedding: [1 + old_h * old_w, D], the class token first.
+        old, new: (rows, columns) of the patch grids.
+
+    Returns:
+        [1 + new_h * new_w, D]
+    """
+    if old == new:
+        return embedding
+    patches = embedding[1:].unflatten(0, old).permute(2, 0, 1)[None].float()  # [1, D, h, w]
+    patches = F.interpolate(patches, size=new, mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([embedding[:1], patches[0].flatten(1).T.to(embedding.dtype)])
+
+
+class Encoder(nn.Module):
+    """What both kinds of vision tower offer.
+
+    Attributes:
+        image_size: (H, W) of its input in pixels.
+        grid: (h, w) of its patch tokens, M = h * w.
+        dim: C, the width of the joint embedding.
+    """
+
+    image_size: tuple[int, int]
+    grid: tuple[int, int]
+    dim: int
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Both paths.
+
+        Args:
+            pixel_values: [B, 3, H, W], normalised with the checkpoint's mean and std.
+
+        Returns:
+            class_token [B, C] of the original path and local_tokens [B, M, C] in row-major grid order, both
+            projected to the joint space and not normalised.
+
+        Raises:
+            UsageError: pixel_values has another size than the encoder was made for.
+        """
+        class_token, local_tokens = self._encode(self._checked(pixel_values), local=True)
+        return class_token, cast("Tensor", local_tokens)
+
+    def encode_class(self, pixel_values: Tensor) -> Tensor:
+        """The class token [B, C] alone: the original path without the cost of the local one."""
+        return self._encode(self._checked(pixel_values), local=False)[0]
+
+    def _encode(self, pixel_values: Tensor, *, local: bool) -> tuple[Tensor, Tensor | None]:
+        raise NotImplementedError
+
+    def _checked(self, pixel_values: Tensor) -> Tensor:
+        height, width = self.image_size
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, height, width):
+            raise UsageError(f"pixel_values: expected [B, 3, {height}, {width}], got {list(pixel_values.shape)}")
+        return pixel_values.to(next(self.parameters()).dtype)
+
+
+class ViTEncoder(Encoder):
+    """A ViT tower: class token of the original path, local tokens by `attention` over the last `layers` blocks.
+
+    "vv": X_l = X_(l-1) + out_proj(softmax(V V^T / sqrt(d)) V), V the values of the original path's block l,
+    X starting as the original path's tokens before the first replaced block; no MLP. "v" leaves the
+    attention out. "vv-recursive" is Eq. (7) to the letter: V comes from the local path itself. "qkv" gives
+    the original path's own patch tokens.
+
+    Args:
+        visual: a CLIP VisionTransformer: conv1, class_embedding, positional_embedding, ln_pre,
+            transformer.resblocks (ln_1, attn, ls_1, ln_2, mlp, ls_2), ln_post, proj.
+        attention: see above and `anovl.core.attention`.
+        layers: how many of the last blocks the local path covers; None is all.
+        image_size: (H, W) of the input, multiples of the patch size; None is the training size.
+
+    Raises:
+        UsageError: more layers than the tower has, or an image size that its patches do not tile.
+    """
+
+    positional_embedding: Tensor
+
+    def __init__(
+        self,
+        visual: Any,
+        *,
+        attention: Attention = "vv",
+        layers: int | None = None,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv1 = visual.conv1
+        self.class_embedding = visual.class_embedding
+        self.ln_pre = visual.ln_pre
+        self.blocks = visual.transformer.resblocks
+        self.ln_post = visual.ln_post
+        self.proj = visual.proj
+        self.mean_pooled = visual.pool_type == "avg"  # CLIPA: the image token is the mean of the patches
+        self.norm_after_pool = bool(visual.final_ln_after_pool)
+        depth = len(self.blocks)
+        if layers is not None and layers > depth:
+            raise UsageError(f"layers: this backbone has {depth} blocks, got {layers}")
+        self.attention = attention
+        self.first_local = depth - (layers or depth)
+        self.heads = self.blocks[0].attn.num_heads
+        self.image_size = image_size or cast("tuple[int, int]", tuple(visual.image_size))
+        self.grid = _grid(self.image_size, tuple(visual.patch_size), exact=image_size is not None)
+        self.dim = self.proj.shape[1]
+        position = resize_position_embedding(visual.positional_embedding.detach(), visual.grid_size, self.grid)
+        self.register_buffer("positional_embedding", position, persistent=False)
+
+    def _embed(self, pixel_values: Tensor) -> Tensor:
+        patches = self.conv1(pixel_values).flatten(2).transpose(1, 2)  # [B, M, D]
+        token = self.class_embedding.expand(patches.shape[0], 1, -1)
+        return cast("Tensor", self.ln_pre(torch.cat([token, patches], dim=1) + self.positional_embedding))
+
+    def _encode(self, pixel_values: Tensor, *, local: bool) -> tuple[Tensor, Tensor | None]:
+        z = self._embed(pixel_values)  # original path, [B, 1 + M, D]
+        separate = local and self.attention != "qkv"
+        recursive = self.attention == "vv-recursive"
+        skip = 0 if recursive else 1  # the local path's own class token matters only where it is a key
+        whole_last = self.mean_pooled or (local and not separate)
+        x: Tensor | None = None  # local path, [B, skip .. M, D]
+        last = len(self.blocks) - 1
+        for i, block in enumerate(self.blocks):
+            projection = (block.attn.in_proj_weight, block.attn.in_proj_bias, self.heads)
+            if separate and i == self.first_local:
+                x = z[:, skip:]
+            normed = block.ln_1(z)
+            if i == last and not whole_last:
+                q, k, v = att.class_query_keys_values(normed, *projection)
+                z = z[:, :1]
+            else:
+                q, k, v = att.queries_keys_values(normed, *projection)
+            z = z + block.ls_1(block.attn.out_proj(att.qk_attention(q, k, v)))
+            z = z + block.ls_2(block.mlp(block.ln_2(z)))
+            if x is not None:
+                if recursive:
+                    v = att.values(block.ln_1(x), *projection)
+                x = x + block.ls_1(block.attn.out_proj(att.local_attention(self.attention, v, skip=skip)))
+        class_token = self._image_token(z) @ self.proj
+        if not local:
+            return class_token, None
+        tokens = z[:, 1:] if x is None else x[:, 1 - skip :]
+        return class_token, self.ln_post(tokens) @ self.proj
+
+    def _image_token(self, z: Tensor) -> Tensor:
+        """[B, 1 or 1 + M, D] -> [B, D], normed and pooled as the checkpoint was trained."""
+        if not self.mean_pooled:
+            return cast("Tensor", self.ln_post(z[:, 0]))
+        if self.norm_after_pool:
+            return cast("Tensor", self.ln_post(z[:, 1:].mean(dim=1)))
+        return cast("Tensor", self.ln_post(z)[:, 1:].mean(dim=1))
+
+
+class ResNetEncoder(Encoder):
+    """A ResNet tower: its attention pool gives both tokens.
+
+    The class token is the pool's own. The local tokens are each position's value through the pool's output
+    projection ("v", as MaskCLIP reads it, arXiv:2112.01071), value-to-value attended ("vv") or q-k attended
+    ("qkv"). The pool is one layer without residual, so "vv-recursive" is "vv".
+
+    Args:
+        visual: a CLIP ModifiedResNet: stem, layer1 to layer4, attnpool.
+        attention: see above.
+        layers: None or 1.
+        image_size: (H, W) of the input, multiples of 32; None is the training size.
+
+    Raises:
+        UsageError: more layers than one, or an image size that is not a multiple of 32.
+    """
+
+    positional_embedding: Tensor
+
+    def __init__(
+        self,
+        visual: Any,
+        *,
+        attention: Attention = "vv",
+        layers: int | None = None,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        if layers is not None and layers > 1:
+            raise UsageError(f"layers: a ResNet has one attention layer, its pool, got {layers}")
+        self.trunk = visual
+        self.pool = visual.attnpool
+        self.attention = attention
+        trained = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
+        self.image_size = image_size or (trained, trained)
+        self.grid = _grid(self.image_size, (32, 32), exact=image_size is not None)
+        self.dim = self.pool.c_proj.out_features
+        old = (trained // 32, trained // 32)
+        position = resize_position_embedding(self.pool.positional_embedding.detach(), old, self.grid)
+        self.register_buffer("positional_embedding", position, persistent=False)
+
+    def _encode(self, pixel_values: Tensor, *, local: bool) -> tuple[Tensor, Tensor | None]:
+        trunk, pool = self.trunk, self.pool
+        features = trunk.layer4(trunk.layer3(trunk.layer2(trunk.layer1(trunk.stem(pixel_values)))))
+        tokens = features.flatten(2).transpose(1, 2)  # [B, M, D]
+        tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1) + self.positional_embedding
+        whole = local and self.attention == "qkv"
+        q = att.split_heads(pool.q_proj(tokens if whole else tokens[:, :1]), pool.num_heads)
+        k = att.split_heads(pool.k_proj(tokens), pool.num_heads)
+        v = att.split_heads(pool.v_proj(tokens), pool.num_heads)
+        attended = pool.c_proj(att.qk_attention(q, k, v))
+        if not local:
+            return attended[:, 0], None
+        if whole:
+            return attended[:, 0], attended[:, 1:]
+        return attended[:, 0], pool.c_proj(att.local_attention(self.attention, v, skip=1))
+
+
+def _grid(image_size: tuple[int, int], patch: tuple[int, ...], *, exact: bool) -> tuple[int, int]:
+    """Patch grid of an image size; `exact` refuses sizes that the patches do not tile."""
+    for size, step in zip(image_size, patch, strict=True):
+        if size < step or (exact and size % step):
+            below, above = max(size // step, 1) * step, (size // step + 1) * step
+            raise UsageError(f"image_size: expected a multiple of {step} pixels, got {size}; {below} or {above} would do")
+    return image_size[0] // patch[0], image_size[1] // patch[1]

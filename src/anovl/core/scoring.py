@@ -1,0 +1,80 @@
+"""Scores from tokens and prototypes: Eq. (1), (2), (8), and the patch grid brought to image size. All in fp32."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Scores(NamedTuple):
+    """What a method gives for a batch: image_score [B] and patch_scores [B, h, w], fp32 in [0, 1]."""
+
+    image_score: Tensor
+    patch_scores: Tensor
+
+
+class TextFeatures(NamedTuple):
+    """What a method needs of a class's prompts, fp32.
+
+    Attributes:
+        prototypes: [2, C], normal and abnormal, unit length (Eq. 8).
+        tokens: [2 N, C], all normal prompts, then all abnormal, each of unit length (T of Eq. 9).
+    """
+
+    prototypes: Tensor
+    tokens: Tensor
+
+
+def text_features(normal: Tensor, abnormal: Tensor) -> TextFeatures:
+    """From the raw prompt embeddings [N, C] of both states."""
+    tokens = F.normalize(torch.cat([normal, abnormal]).float(), dim=-1)
+    return TextFeatures(prototypes(normal, abnormal), tokens)
+
+
+def prototypes(normal: Tensor, abnormal: Tensor) -> Tensor:
+    """Eq. (8): mean of the raw prompt embeddings of each state, then L2.
+
+    Args:
+        normal, abnormal: [N, C], not normalised.
+
+    Returns:
+        [2, C], normal first, unit length.
+    """
+    return F.normalize(torch.stack([normal.float().mean(dim=0), abnormal.float().mean(dim=0)]), dim=-1)
+
+
+def cosines(tokens: Tensor, text: Tensor) -> Tensor:
+    """Cosine similarity of tokens [..., C] with unit vectors [K, C] -> [..., K]."""
+    return F.normalize(tokens.float(), dim=-1) @ text.T
+
+
+def anomaly_score(tokens: Tensor, text: Tensor, logit_scale: float) -> Tensor:
+    """S_AD of Eq. (1) for class tokens, S_AL of Eq. (2) for local tokens: softmax share of the abnormal state.
+
+    Args:
+        tokens: [..., C], not normalised.
+        text: prototypes [2, C], normal first.
+        logit_scale: factor on the cosines; 1 is the paper's formula to the letter.
+
+    Returns:
+        [...] in [0, 1], fp32
+    """
+    similarity = cosines(tokens, text)
+    return torch.sigmoid(logit_scale * (similarity[..., 1] - similarity[..., 0]))
+
+
+def smooth(patch_scores: Tensor) -> Tensor:
+    """3x3 mean on the grid [B, h, w], edges replicated (released code)."""
+    return F.avg_pool2d(F.pad(patch_scores[:, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
+
+
+def to_image_size(patch_scores: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
+    """Bilinear up-sampling of the grid [B, h, w] to [B, H, W].
+
+    Values stay in [0, 1]: bilinear weights are convex, the clamp takes off what rounding adds.
+    """
+    maps = F.interpolate(patch_scores[:, None], size=size, mode="bilinear", align_corners=align_corners)
+    return maps[:, 0].clamp_(0.0, 1.0)

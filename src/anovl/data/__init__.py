@@ -1,0 +1,1 @@
+"""Pictures in: decoding, enumeration of sources, conversion to the model's input."""

@@ -1,0 +1,144 @@
+"""What a user points at -> single images in a fixed order, each with the name its results go by."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from anovl.data.images import SUFFIXES, describe, is_single_image
+from anovl.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SourceItem:
+    """One image of a source.
+
+    Attributes:
+        image: what `load_image` takes.
+        image_path: its name in results, relative to the source with "/" between folders; None without a file.
+        stem: unique name of its output files, a relative path without suffix; never leaves the output folder.
+    """
+
+    image: Any
+    image_path: str | None
+    stem: str
+
+    @property
+    def key(self) -> str:
+        """What identifies the image in a run: its path, or its output name where it has none."""
+        return self.stem if self.image_path is None else self.image_path
+
+
+def iter_source(source: Any, *, exclude: Path | None = None) -> Iterator[SourceItem]:
+    """Every image of a source, lazily, in the same order each time for files on disk.
+
+    Args:
+        source: an image (see `load_image`), a folder (searched through, by file suffix; hidden entries and a
+            ground_truth folder beside a test folder left out), a glob, or an iterable of images and paths.
+        exclude: a folder not to search, such as the output folder.
+
+    Raises:
+        UsageError: no such file or folder, or a type that is no source.
+    """
+    if isinstance(source, str | Path):
+        yield from _from_path(source, exclude)
+    elif is_single_image(source):
+        yield SourceItem(source, None, "image-000000")
+    elif isinstance(source, Iterable):
+        yield from _from_iterable(source)
+    else:
+        raise UsageError(f"source: expected an image, a folder, a glob or an iterable, got {type(source).__name__}")
+
+
+def find_mask(image: Path) -> Path | None:
+    """The ground-truth mask of an image in the MVTec AD layout, where there is one.
+
+    ".../test/scratch/000.png" has ".../ground_truth/scratch/000_mask.png" (or "000.png").
+    """
+    defect = image.parent
+    if defect.parent.name != "test":
+        return None
+    folder = defect.parent.parent / "ground_truth" / defect.name
+    candidates = (folder / f"{image.stem}_mask.png", folder / f"{image.stem}.png")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _from_path(source: str | Path, exclude: Path | None) -> Iterator[SourceItem]:
+    path = Path(source)
+    if path.is_dir():
+        yield from _from_folder(path, exclude)
+    elif os.path.lexists(path):
+        yield SourceItem(path, path.name, _safe(path.stem))
+    elif glob.has_magic(str(source)):
+        matches = glob.glob(str(source), recursive=True)  # noqa: PTH207 -- Path.glob takes no absolute pattern
+        found = sorted(Path(match) for match in matches)
+        root = Path(*_plain_parts(path))
+        files = [file for file in found if file.suffix.lower() in SUFFIXES and not file.is_dir()]
+        yield from _named((file, file.relative_to(root) if root.parts else file) for file in files)
+    else:
+        raise UsageError(f"source: no such file or folder: {source}")
+
+
+def _plain_parts(pattern: PurePath) -> list[str]:
+    """Leading parts of a glob that hold no wildcard."""
+    parts: list[str] = []
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return parts
+
+
+def _from_folder(root: Path, exclude: Path | None) -> Iterator[SourceItem]:
+    skip = exclude.resolve() if exclude else None
+
+    def unreadable(error: OSError) -> None:
+        log.warning("skipping a folder that cannot be read: %s (%s)", error.filename, error.strerror)
+
+    for folder, folders, files in os.walk(root, onerror=unreadable):
+        here = Path(folder)
+        masks = {"ground_truth"} if "test" in folders else set()
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name not in masks and (here / name).resolve() != skip
+        )
+        names = sorted(name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
+        yield from _named((here / name, (here / name).relative_to(root)) for name in names)
+
+
+def _named(pairs: Iterable[tuple[Path, Path]]) -> Iterator[SourceItem]:
+    """Items of files listed together; files that differ in the suffix only keep it in their output name."""
+    listed = list(pairs)
+    counts = Counter(relative.with_suffix("") for _, relative in listed)
+    for path, relative in listed:
+        stem = relative if counts[relative.with_suffix("")] > 1 else relative.with_suffix("")
+        yield SourceItem(path, relative.as_posix(), _safe(stem.as_posix()))
+
+
+def _from_iterable(images: Iterable[Any]) -> Iterator[SourceItem]:
+    taken: set[str] = set()
+    for index, image in enumerate(images):
+        if isinstance(image, str | Path):
+            stem = _safe(Path(image).with_suffix("").as_posix() if Path(image).name else f"image-{index:06d}")
+            if stem in taken:
+                stem = next(name for n in itertools.count(2) if (name := f"{stem}-{n}") not in taken)
+            taken.add(stem)
+            yield SourceItem(Path(image), str(image), stem)
+        elif is_single_image(image):
+            yield SourceItem(image, None, f"image-{index:06d}")
+        else:
+            raise UsageError(f"source: element {index} is no image: {describe(image)}")
+
+
+def _safe(relative: str) -> str:
+    """A relative path that stays below the folder it is joined to."""
+    parts = [part for part in PurePath(relative).parts if part not in ("/", "\\", ".")]
+    return "/".join("_up" if part == ".." else part.replace(":", "_") for part in parts) or "image"

@@ -1,0 +1,266 @@
+"""The detector that users hold: a backbone, a method and its words, from any image to a Prediction."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anovl.backbones import Backbone, load_backbone
+from anovl.config import DEFAULT_MODEL, DEFAULT_RECIPE, DEFAULT_THRESHOLD, OutputSize, Recipe
+from anovl.config import recipe as make_recipe
+from anovl.core.prompts import PromptSet, Wording, build_prompts
+from anovl.core.scoring import Scores, TextFeatures, smooth, to_image_size
+from anovl.data.images import ImageLimits
+from anovl.data.sources import SourceItem, iter_source
+from anovl.data.transforms import to_pixel_values
+from anovl.engine import local
+from anovl.engine.text import TextCache
+from anovl.errors import AnovlError, UsageError
+from anovl.methods import make_method
+from anovl.results import Prediction
+
+log = logging.getLogger(__name__)
+
+
+class AnoVL:
+    """Finds defects in images of things it was never trained on.
+
+    Args:
+        backbone: the CLIP.
+        recipe: a name ("default", "paper", "released") or a Recipe.
+        method: "anovl", or a compared system such as "clip".
+        threshold: the decision is pred_score >= threshold; 0.5 is CLIP's own (abnormal nearer than normal).
+        limits: what images to refuse.
+        cache_dir: where text features are kept (default: ANOVL_CACHE, else ~/.cache/anovl).
+
+    Raises:
+        UsageError: an unknown recipe or method, or a recipe that does not fit the backbone.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        recipe: str | Recipe = DEFAULT_RECIPE,
+        method: str = "anovl",
+        threshold: float = DEFAULT_THRESHOLD,
+        limits: ImageLimits | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        if not 0 <= threshold <= 1:
+            raise UsageError(f"threshold: expected a value in [0, 1], got {threshold}")
+        self.backbone = backbone
+        self.recipe = make_recipe(recipe)
+        self.method_name = method
+        self.method = make_method(method, backbone, self.recipe)
+        self.threshold = threshold
+        self.limits = limits or ImageLimits()
+        self._texts = TextCache(backbone, None if cache_dir is None else Path(cache_dir))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str = DEFAULT_MODEL,
+        *,
+        recipe: str | Recipe = DEFAULT_RECIPE,
+        method: str = "anovl",
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        image_size: int | tuple[int, int] | None = None,
+        local_files_only: bool = False,
+        cache_dir: str | Path | None = None,
+        arch: str | None = None,
+        threshold: float = DEFAULT_THRESHOLD,
+        limits: ImageLimits | None = None,
+    ) -> AnoVL:
+        """Load a backbone by name (see `anovl.load_backbone`) and wrap it.
+
+        Raises:
+            UsageError, UnavailableError, CheckpointError: as `load_backbone` and the constructor.
+        """
+        backbone = load_backbone(
+            name,
+            device=device,
+            dtype=dtype,
+            image_size=image_size,
+            local_files_only=local_files_only,
+            cache_dir=cache_dir,
+            arch=arch,
+        )
+        return cls(backbone, recipe=recipe, method=method, threshold=threshold, limits=limits, cache_dir=cache_dir)
+
+    @torch.inference_mode()
+    def encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of preprocessed images: [B, 3, H, W] -> class_token [B, C] and local_tokens [B, M, C]."""
+        tokens: tuple[Tensor, Tensor] = self.method.encoder(pixel_values.to(self.backbone.device))
+        return tokens
+
+    def preprocess(self, picture: Image.Image) -> Tensor:
+        """An RGB picture -> [3, H, W] fp32 at the backbone's input size."""
+        backbone = self.backbone
+        return to_pixel_values(
+            picture,
+            size=backbone.image_size,
+            interpolation=self.recipe.interpolation,
+            mean=backbone.mean,
+            std=backbone.std,
+        )
+
+    def prompts(self, class_name: str, wording: Wording | None = None) -> PromptSet:
+        """The sentences used for a class; default: the method's own words."""
+        return build_prompts(class_name, wording or self.method.wording, style=self.recipe.prompts)
+
+    def predict(
+        self,
+        image: Any,
+        class_name: str,
+        *,
+        domain: str | None = None,
+        defects: Sequence[str] = (),
+        wording: Wording | None = None,
+        output_size: OutputSize | None = None,
+    ) -> Prediction:
+        """Score one image.
+
+        Args:
+            image: a path, bytes, file object, PIL image, numpy array or tensor; see `anovl.load_image`.
+            class_name: what it shows, such as "metal nut".
+            domain: "auto", "object", "texture" or "plain"; None leaves it to the wording.
+            defects: known defects, such as ["scratch"].
+            wording: words of your own; default the method's.
+            output_size: "image" or "input"; default the recipe's.
+
+        Raises:
+            ImageError: the image cannot be used.
+            UsageError: a word, domain or prompt is not valid.
+        """
+        item = SourceItem(image, str(image) if isinstance(image, str | Path) else None, "image")
+        job = self.job(class_name, domain=domain, defects=defects, wording=wording, output_size=output_size)
+        (outcome,) = local.run(job, [item], batch_size=1, workers=1)
+        if outcome.prediction is None:
+            raise outcome.error or AnovlError("no result")
+        return outcome.prediction
+
+    def stream(
+        self,
+        source: Any,
+        class_name: str,
+        *,
+        domain: str | None = None,
+        defects: Sequence[str] = (),
+        wording: Wording | None = None,
+        output_size: OutputSize | None = None,
+        batch_size: int = 8,
+        workers: int = 2,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> Iterator[Prediction]:
+        """Score a folder, glob, list or iterator of images; predictions come in its order, memory is O(batch).
+
+        Args:
+            source: see `anovl.data.sources.iter_source`.
+            batch_size: images a pass.
+            workers: decoding threads.
+            on_error: "raise" stops at the first broken image, "skip" logs it and goes on.
+            class_name, domain, defects, wording, output_size: as in `predict`.
+        """
+        if on_error not in ("raise", "skip"):
+            raise UsageError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
+        job = self.job(class_name, domain=domain, defects=defects, wording=wording, output_size=output_size)
+        for outcome in local.run(job, iter_source(source), batch_size=batch_size, workers=workers):
+            if outcome.prediction is not None:
+                yield outcome.prediction
+            elif outcome.error is not None:
+                if on_error == "raise":
+                    raise outcome.error
+                log.warning("skipped %s", outcome.error)
+
+    def job(
+        self,
+        class_name: str,
+        *,
+        domain: str | None = None,
+        defects: Sequence[str] = (),
+        wording: Wording | None = None,
+        output_size: OutputSize | None = None,
+    ) -> DetectionJob:
+        """This detector bound to a class and its words, for an engine."""
+        words = wording or self.method.wording
+        if domain is not None:
+            words = replace(words, domain=domain)
+        if defects:
+            words = replace(words, defects=(*words.defects, *defects))
+        if output_size is not None and output_size not in ("image", "input"):
+            raise UsageError(f"output_size: expected 'image' or 'input', got {output_size!r}")
+        text = self._texts.features(self.prompts(class_name, words))
+        return DetectionJob(self, class_name, text, output_size or self.recipe.output_size)
+
+
+@dataclass(frozen=True)
+class DetectionJob:
+    """A detector bound to a class; the engine's view of it (`anovl.engine.local.Job`)."""
+
+    detector: AnoVL
+    class_name: str
+    text: TextFeatures
+    output_size: OutputSize
+
+    @property
+    def limits(self) -> ImageLimits:
+        """What images to refuse."""
+        return self.detector.limits
+
+    def preprocess(self, picture: Image.Image) -> Tensor:
+        """RGB -> [3, H, W]."""
+        return self.detector.preprocess(picture)
+
+    @torch.inference_mode()
+    def score(self, pixel_values: Tensor) -> Scores:
+        """[B, 3, H, W] -> scores."""
+        scores = self.detector.method.score(pixel_values.to(self.detector.backbone.device), self.text)
+        if not all(bool(values.isfinite().all()) for values in scores):
+            raise AnovlError(f"the model gave values that are not finite in {self.detector.backbone.dtype}; try --dtype fp32")
+        return scores
+
+    @torch.inference_mode()
+    def finish(
+        self, item: SourceItem, size: tuple[int, int], image_score: Tensor, patch_scores: Tensor, timings: dict[str, float]
+    ) -> Prediction:
+        """Patch grid to map, scores to a Prediction."""
+        start = time.perf_counter()
+        settings = self.detector.recipe
+        grid = patch_scores[None]
+        target = size if self.output_size == "image" else self.detector.backbone.image_size
+        anomaly_map = to_image_size(smooth(grid) if settings.smoothing else grid, target, align_corners=settings.align_corners)
+        timings["upsample"] = (time.perf_counter() - start) * 1000
+        return Prediction(
+            image_path=item.image_path,
+            image_size=size,
+            class_name=self.class_name,
+            pred_score=float(image_score),
+            threshold=self.detector.threshold,
+            anomaly_map=anomaly_map[0].numpy(),
+            patch_scores=patch_scores.numpy(),
+            timings_ms=timings,
+            score_range=self._score_range(),
+        )
+
+    def _score_range(self) -> tuple[float, float]:
+        """Drawing scale: where a softmax at the model's own scale would read 0.7 % and 99.3 %.
+
+        At that scale itself it is [0, 1]; at temperature 1 all scores lie within a percent of 0.5 and would
+        draw as one colour.
+        """
+        ratio = self.detector.method.logit_scale / self.detector.backbone.logit_scale
+        if ratio >= 1:
+            return (0.0, 1.0)
+        low = 1 / (1 + math.exp(5 * ratio))
+        return (low, 1 - low)

@@ -1,0 +1,1 @@
+"""Engines: an iterable of images in, an iterator of results out, memory bounded by the batch."""

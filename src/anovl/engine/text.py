@@ -1,0 +1,90 @@
+"""Text features of a class, computed once: kept in memory and on disk by (weights, precision, prompts)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import OrderedDict
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from anovl.backbones import Backbone
+from anovl.checkpoints import cache_root
+from anovl.core.prompts import PromptSet
+from anovl.core.scoring import TextFeatures, text_features
+from anovl.errors import OutputError
+from anovl.files import replacing
+
+log = logging.getLogger(__name__)
+
+IN_MEMORY = 32  # classes; one takes 2.4 MB with the paper's prompts and backbone
+_FORMAT = "1"
+
+
+class TextCache:
+    """Text features of one backbone.
+
+    Args:
+        backbone: whose text tower encodes.
+        cache_dir: a folder, or None for ANOVL_CACHE, else ~/.cache/anovl. A folder that cannot be written
+            is said once and costs only time.
+    """
+
+    def __init__(self, backbone: Backbone, cache_dir: Path | None = None) -> None:
+        self.backbone = backbone
+        self.folder = (cache_root(cache_dir) or Path.home() / ".cache" / "anovl") / "prototypes"
+        self._memory: OrderedDict[str, TextFeatures] = OrderedDict()
+        self._writable = True
+
+    def features(self, prompts: PromptSet) -> TextFeatures:
+        """Features of a class on the backbone's device.
+
+        Raises:
+            UsageError: a prompt is longer than the context.
+        """
+        key = self._key(prompts)
+        if key in self._memory:
+            self._memory.move_to_end(key)
+            return self._memory[key]
+        path = self.folder / f"{key}.safetensors"
+        features = self._read(path, len(prompts.normal))
+        if features is None:
+            embeddings = self.backbone.encode_text([*prompts.normal, *prompts.abnormal])
+            features = text_features(*embeddings.split(len(prompts.normal)))
+            self._write(path, features)
+        self._memory[key] = features
+        if len(self._memory) > IN_MEMORY:
+            self._memory.popitem(last=False)
+        return features
+
+    def _key(self, prompts: PromptSet) -> str:
+        backbone = self.backbone
+        parts = (_FORMAT, backbone.weights_id, str(backbone.dtype), str(backbone.context_length), prompts.key)
+        return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _read(self, path: Path, count: int) -> TextFeatures | None:
+        try:
+            stored: dict[str, Tensor] = load_file(path, device=str(self.backbone.device))
+            prototypes, tokens = stored["prototypes"], stored["tokens"]
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, KeyError) as exc:
+            log.warning("ignoring a broken cache file: %s (%s)", path, exc)
+            return None
+        if prototypes.shape[0] != 2 or tokens.shape != (2 * count, prototypes.shape[1]):
+            log.warning("ignoring a cache file of another shape: %s", path)
+            return None
+        return TextFeatures(prototypes, tokens)
+
+    def _write(self, path: Path, features: TextFeatures) -> None:
+        if not self._writable:
+            return
+        try:
+            with replacing(path) as temporary:
+                save_file({name: value.cpu().contiguous() for name, value in features._asdict().items()}, temporary)
+        except OutputError as exc:
+            self._writable = False
+            log.warning("text features are not kept on disk: %s", exc)

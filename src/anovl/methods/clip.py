@@ -1,0 +1,23 @@
+"""CLIP as the papers' zero-shot baseline, scored by Eq. (1) and (2) of AnoVL with one plain prompt a state.
+
+Learning Transferable Visual Models From Natural Language Supervision (Radford et al. 2021, arXiv:2103.00020).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from anovl.config import Recipe
+from anovl.core.prompts import BASE_STATES, Wording
+from anovl.methods.anovl import AnoVLMethod
+from anovl.methods.base import VisionModel
+
+PLAIN_PROMPT = Wording(templates=("a {domain} of a {object}",), states=BASE_STATES, domain="plain")
+
+
+class CLIPMethod(AnoVLMethod):
+    """S_AD of the class token, S_AL of the last layer's ordinary patch tokens (ln_post, projection)."""
+
+    def __init__(self, model: VisionModel, recipe: Recipe) -> None:
+        super().__init__(model, replace(recipe, attention="qkv", layers=None, image_score="class_token"))
+        self.wording = PLAIN_PROMPT

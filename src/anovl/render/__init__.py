@@ -1,0 +1,1 @@
+"""Pictures and files out; knows results, no model and no engine."""

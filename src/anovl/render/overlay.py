@@ -1,0 +1,121 @@
+"""Drawing: heat colours on a scale fixed by the score, contours, colour bar.
+
+A picture without a defect looks cold: the scale is the recipe's (`Prediction.score_range`), never the picture's own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from anovl.results import BoolArray, FloatArray, Prediction
+
+Pixels = npt.NDArray[np.uint8]
+
+MIN_SIDE, MAX_SIDE = 256, 1600  # longest side of an overlay: small pictures are enlarged, large ones reduced
+CONTOUR = (255, 255, 255)
+TRUTH = (0, 230, 90)
+_PAPER, _INK = (24, 24, 27), (235, 235, 235)
+_BAR_WIDTH = 92
+# Position on the scale -> colour, rising in lightness so that it reads in grey, too.
+_ANCHORS = (
+    (0.00, (20, 26, 84)),
+    (0.25, (33, 98, 168)),
+    (0.50, (60, 170, 160)),
+    (0.75, (250, 190, 60)),
+    (1.00, (230, 45, 30)),
+)
+_COLOURS = np.stack(
+    [np.interp(np.linspace(0, 1, 256), [a for a, _ in _ANCHORS], [c[i] for _, c in _ANCHORS]) for i in range(3)], axis=-1
+).astype(np.uint8)
+
+
+def normalise(anomaly_map: FloatArray, score_range: tuple[float, float]) -> FloatArray:
+    """A map on the drawing scale: [H, W] in [0, 1], values outside the range cut off."""
+    low, high = score_range
+    level: FloatArray = np.clip((anomaly_map - low) / (high - low), 0.0, 1.0, dtype=np.float32)
+    return level
+
+
+def colourise(level: FloatArray) -> Pixels:
+    """Levels [H, W] in [0, 1] -> RGB [H, W, 3]."""
+    pixels: Pixels = _COLOURS[np.rint(level * 255).astype(np.uint8)]
+    return pixels
+
+
+def heatmap(prediction: Prediction) -> Image.Image:
+    """The map alone in colour, the map's own size, pixel for pixel."""
+    return Image.fromarray(colourise(normalise(prediction.anomaly_map, prediction.score_range)))
+
+
+def mask_image(prediction: Prediction) -> Image.Image:
+    """The mask, 0 and 255, the map's own size."""
+    return Image.fromarray(prediction.mask().astype(np.uint8) * np.uint8(255))
+
+
+def overlay(picture: Image.Image, prediction: Prediction, truth: Image.Image | None = None) -> Image.Image:
+    """Picture under its heat map, with the mask's contour (white), the ground truth's (green) and a colour bar.
+
+    Args:
+        picture: RGB, any size; it is the picture of the prediction.
+        prediction: its map is stretched to the picture.
+        truth: ground-truth mask, any value above 0 is defect.
+
+    Returns:
+        RGB, the picture's size brought to 256..1600 px on the longest side, and the bar on its right.
+    """
+    width, height = display_size(prediction.image_size)
+    base = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
+    drawn = np.asarray(Image.fromarray(prediction.anomaly_map).resize((width, height), Image.Resampling.BILINEAR))
+    level = normalise(drawn, prediction.score_range)
+    opacity = 0.65 * level[..., None]  # cold areas stay readable
+    pixels = (base * (1 - opacity) + colourise(level) * opacity).astype(np.uint8)
+    thickness = max(1, max(width, height) // 400)
+    if truth is not None:
+        known = np.asarray(truth.convert("L").resize((width, height), Image.Resampling.NEAREST)) > 0
+        pixels[contour(known, thickness)] = TRUTH
+    pixels[contour(drawn >= prediction.threshold, thickness)] = CONTOUR
+    canvas = Image.new("RGB", (width + _BAR_WIDTH, max(height, MIN_SIDE)), _PAPER)
+    canvas.paste(Image.fromarray(pixels))
+    _draw_bar(canvas, width, prediction, with_truth=truth is not None)
+    return canvas
+
+
+def display_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) to draw an (H, W) image at."""
+    height, width = image_size
+    longest = max(height, width)
+    scale = min(max(longest, MIN_SIDE), MAX_SIDE) / longest
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def contour(mask: BoolArray, thickness: int) -> BoolArray:
+    """The inner border of a mask; the picture's edge is no border."""
+    from scipy import ndimage
+
+    inside = ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=thickness, border_value=1)
+    return np.asarray(mask & ~inside)
+
+
+def _draw_bar(canvas: Image.Image, left: int, prediction: Prediction, *, with_truth: bool) -> None:
+    """Colour bar with its ends, the threshold, the score and the decision."""
+    draw = ImageDraw.Draw(canvas)
+    font, small = ImageFont.load_default(15), ImageFont.load_default(11)
+    low, high = prediction.score_range
+    digits = 2 if high - low > 0.1 else 4
+    x, top, bottom = left + 12, 66, canvas.height - (52 if with_truth else 36)
+    draw.text((x, 8), "score", fill=_INK, font=small)
+    draw.text((x, 20), f"{prediction.pred_score:.{digits}f}", fill=_INK, font=font)
+    draw.text((x, 40), "anomalous" if prediction.pred_label else "normal", fill=_INK, font=small)
+    ramp = colourise(np.linspace(1, 0, bottom - top, dtype=np.float32)[:, None])
+    canvas.paste(Image.fromarray(np.repeat(ramp, 16, axis=1)), (x, top))
+    for value in dict.fromkeys((high, prediction.threshold, low)):
+        if not low <= value <= high:
+            continue
+        y = bottom - 1 - round((value - low) / (high - low) * (bottom - 1 - top))
+        draw.line((x, y, x + 20, y), fill=_INK)
+        draw.text((x + 24, y - 6), f"{value:.{digits}f}", fill=_INK, font=small)
+    draw.text((x, bottom + 8), "white: mask", fill=CONTOUR, font=small)
+    if with_truth:
+        draw.text((x, bottom + 24), "green: truth", fill=TRUTH, font=small)

@@ -1,0 +1,332 @@
+"""Sinks for predictions: a folder that survives a kill, or JSON lines on a stream. They know no model.
+
+In a folder the row of an image is appended only after its pictures are in place, so a row means the image is
+done; tables and pictures appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self
+
+import numpy as np
+from PIL import Image
+
+from anovl.errors import OutputError, UsageError, require_extra, suggest
+from anovl.files import TEMPORARY_PREFIX, replacing
+from anovl.render import overlay as drawing
+from anovl.results import FloatArray, Prediction
+
+PICTURES = ("overlay", "heatmap", "mask", "map")
+TableFormat = Literal["jsonl", "csv", "parquet"]
+MapFormat = Literal["npy", "png16"]
+ROWS, ERRORS, RUN = "predictions.jsonl", "errors.jsonl", "run.json"
+COLUMNS = (
+    "image_path",
+    "image_size",
+    "class_name",
+    "pred_score",
+    "pred_label",
+    "threshold",
+    "map_size",
+    "regions",
+    "timings_ms",
+)
+_NESTED = ("image_size", "map_size", "regions", "timings_ms")  # columns that a CSV keeps as JSON text
+
+
+def save_image(image: Image.Image, path: Path) -> Path:
+    """Write an image file, whole or not at all; its suffix is its format.
+
+    Raises:
+        OutputError: the file cannot be written, or no image format has that suffix.
+    """
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise OutputError(f"{path}: no image format has this suffix; .png or .jpg would do")
+    with replacing(path) as temporary:
+        image.save(temporary)
+    return path
+
+
+def save_map(anomaly_map: FloatArray, path: Path, form: MapFormat) -> None:
+    """Write a map [H, W] in [0, 1]: .npy float32, or a 16-bit grey PNG (value x 65535)."""
+    with replacing(path) as temporary:
+        if form == "npy":
+            np.save(temporary, anomaly_map)
+        else:
+            Image.fromarray(np.rint(anomaly_map * 65535).astype(np.uint16)).save(temporary)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an indented JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON lines file; none if it is absent.
+
+    Raises:
+        OutputError: a line is not JSON.
+    """
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as exc:
+                raise OutputError(f"{path}: line {number} is not JSON; move the file away to start anew") from exc
+
+
+class StreamWriter:
+    """JSON lines on a text stream, flushed row by row."""
+
+    done: Collection[str] = ()
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def write(self, image_path: str | None, prediction: Prediction, **_pictures: Any) -> None:
+        """One row; pictures have no place on a stream."""
+        self.stream.write(json.dumps(row_of(image_path, prediction)) + "\n")
+        self.stream.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        return None
+
+
+class FolderWriter:
+    """An output folder: predictions.jsonl (and a table), run.json, errors.jsonl, one subfolder a kind of picture.
+
+    Args:
+        folder: is made if needed.
+        settings: what run.json records; a resumed run must have the same under "settings".
+        save: kinds of pictures, of overlay, heatmap, mask, map.
+        table: "csv" or "parquet" adds that table beside predictions.jsonl.
+        map_format: of the saved maps.
+        resume: go on where an earlier run in the folder ended; its rows are kept, `done` names their images.
+
+    Raises:
+        UsageError: an unknown kind; a run is already there and `resume` is off; other settings than before.
+        OutputError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        save: Collection[str] = ("overlay",),
+        table: TableFormat = "jsonl",
+        map_format: MapFormat = "npy",
+        resume: bool = False,
+    ) -> None:
+        for kind in save:
+            if kind not in PICTURES:
+                raise UsageError(suggest("picture to save", kind, PICTURES))
+        if table == "parquet":
+            require_extra("pyarrow.parquet", "parquet", "the parquet table")
+        self.folder, self.save, self.table, self.map_format = folder, frozenset(save), table, map_format
+        self.run: dict[str, Any] = dict(settings)
+        self._rows_path, self._errors_path = (folder / f"{TEMPORARY_PREFIX}{name}" for name in (ROWS, ERRORS))
+        self._prepare(resume=resume)
+        self.done = {row["image_path"] for row in read_rows(self._rows_path)}
+        self._rows: IO[str] | None = None
+        self._errors: IO[str] | None = None
+        self.failed = 0
+
+    def _prepare(self, *, resume: bool) -> None:
+        """Check what is in the folder and bring an earlier run's rows back to their working file."""
+        folder = self.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            earlier = next((name for name in (ROWS, RUN, self._rows_path.name) if (folder / name).exists()), None)
+            if earlier and not resume:
+                raise UsageError(f"{folder} already holds a run ({earlier}): go on with it by --resume, or name another folder")
+            if earlier:
+                self._check_settings()
+            if (folder / ROWS).exists() and not self._rows_path.exists():
+                (folder / ROWS).rename(self._rows_path)
+            _cut_torn_line(self._rows_path)
+        except OSError as exc:
+            if isinstance(exc, OutputError):
+                raise
+            raise OutputError(f"{folder}: the output folder cannot be written ({exc.strerror or exc})") from exc
+
+    def _check_settings(self) -> None:
+        path = self.folder / RUN
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError) as exc:
+            raise OutputError(f"{path}: not a run.json of anovl; name another folder") from exc
+        now = json.loads(json.dumps(self.run["settings"]))
+        other = [
+            f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted({*before, *now})
+            if before.get(key) != now.get(key)
+        ]
+        if other:
+            raise UsageError(f"{self.folder}: cannot resume with other settings ({'; '.join(other)}); name another folder")
+
+    def __enter__(self) -> Self:
+        self.run["status"] = "running"
+        write_json(self.folder / RUN, self.run)
+        try:
+            self._rows = self._rows_path.open("a", encoding="utf-8")
+            self._errors = self._errors_path.open("w", encoding="utf-8")
+        except OSError as exc:
+            raise OutputError(f"{self.folder}: cannot be written ({exc.strerror})") from exc
+        return self
+
+    def write(
+        self,
+        image_path: str | None,
+        prediction: Prediction,
+        *,
+        stem: str,
+        picture: Image.Image | None = None,
+        truth: Image.Image | None = None,
+    ) -> None:
+        """Write an image's pictures, then its row.
+
+        Args:
+            image_path: the image's name in the row.
+            prediction: of the image.
+            stem: relative path without suffix of its output files.
+            picture: RGB, needed for the overlay.
+            truth: ground-truth mask to draw, where there is one.
+        """
+        for kind in self.save:
+            suffix = ".npy" if kind == "map" and self.map_format == "npy" else ".png"
+            path = self.folder / kind / f"{stem}{suffix}"
+            if kind == "map":
+                save_map(prediction.anomaly_map, path, self.map_format)
+            elif kind == "heatmap":
+                save_image(drawing.heatmap(prediction), path)
+            elif kind == "mask":
+                save_image(drawing.mask_image(prediction), path)
+            elif picture is not None:
+                save_image(drawing.overlay(picture, prediction, truth), path)
+        _append(self._rows, row_of(image_path or stem, prediction), self._rows_path)
+
+    def write_error(self, image_path: str, reason: str) -> None:
+        """Note an image that failed."""
+        self.failed += 1
+        _append(self._errors, {"image_path": image_path, "error": reason}, self._errors_path)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for stream in (self._rows, self._errors):
+            if stream is not None:
+                try:
+                    stream.close()
+                except OSError:  # a full disk fails again on close; the first error is the one to tell
+                    if kind is None:
+                        raise
+        if kind is not None:
+            return
+        _publish(self._errors_path, self.folder / ERRORS, keep=self.failed > 0)
+        if self.table != "jsonl":
+            with replacing(self.folder / f"predictions.{self.table}") as temporary:
+                _TABLES[self.table](read_rows(self._rows_path), temporary)
+        _publish(self._rows_path, self.folder / ROWS, keep=True)
+        self.run["status"] = "done"
+        write_json(self.folder / RUN, self.run)
+
+
+def row_of(image_path: str | None, prediction: Prediction) -> dict[str, Any]:
+    """A prediction's row, with the name its source gave the image."""
+    return {**prediction.to_dict(), "image_path": image_path}
+
+
+def _append(stream: IO[str] | None, row: Mapping[str, Any], path: Path) -> None:
+    if stream is None:
+        raise UsageError("FolderWriter: use it in a with statement")
+    try:
+        stream.write(json.dumps(row) + "\n")
+        stream.flush()
+    except OSError as exc:
+        raise OutputError(f"{path}: cannot be written ({exc.strerror}); what is there so far is whole") from exc
+
+
+def _publish(working: Path, final: Path, *, keep: bool) -> None:
+    """Give a finished working file its final name, or remove both."""
+    if not keep:
+        working.unlink(missing_ok=True)
+        final.unlink(missing_ok=True)
+        return
+    with working.open("rb") as stream:
+        os.fsync(stream.fileno())
+    working.replace(final)
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Drop what follows the last newline: a row that a killed run began and did not finish."""
+    if not path.exists():
+        return
+    with path.open("rb+") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - 65536)
+            stream.seek(start)
+            newline = stream.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        stream.truncate(end)
+
+
+def _write_csv(rows: Iterator[dict[str, Any]], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: json.dumps(value) if key in _NESTED else value for key, value in row.items()})
+
+
+def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    region = pa.struct(
+        [
+            ("box", pa.list_(pa.int32())),
+            ("area", pa.int64()),
+            ("peak", pa.float32()),
+            ("centroid", pa.list_(pa.float32())),
+        ]
+    )
+    types = {
+        "image_size": pa.list_(pa.int32()),
+        "pred_score": pa.float64(),
+        "pred_label": pa.bool_(),
+        "threshold": pa.float64(),
+        "map_size": pa.list_(pa.int32()),
+        "regions": pa.list_(region),
+        "timings_ms": pa.map_(pa.string(), pa.float64()),
+    }
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
+    with pq.ParquetWriter(path, schema) as writer:
+        block: list[dict[str, Any]] = []
+        for row in rows:
+            block.append({**row, "timings_ms": list(row["timings_ms"].items())})
+            if len(block) == 1000:
+                writer.write_table(pa.Table.from_pylist(block, schema=schema))
+                block = []
+        writer.write_table(pa.Table.from_pylist(block, schema=schema))
+
+
+_TABLES = {"csv": _write_csv, "parquet": _write_parquet}
