@@ -152,11 +152,12 @@ class ViTEncoder(Encoder):
             else:
                 q, k, v = att.queries_keys_values(normed, *projection)
             z = z + block.ls_1(block.attn.out_proj(att.qk_attention(q, k, v)))
-            z = z + block.ls_2(block.mlp(block.ln_2(z)))
             if x is not None:
                 if recursive:
                     v = att.values(block.ln_1(x), *projection)
                 x = x + block.ls_1(block.attn.out_proj(att.local_attention(self.attention, v, skip=skip)))
+            del normed, q, k, v  # the MLP is where memory peaks
+            z = z + block.ls_2(block.mlp(block.ln_2(z)))
         class_token = self._image_token(z) @ self.proj
         if not local:
             return class_token, None

@@ -69,7 +69,7 @@ def overlay(picture: Image.Image, prediction: Prediction, truth: Image.Image | N
     base = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
     drawn = np.asarray(Image.fromarray(prediction.anomaly_map).resize((width, height), Image.Resampling.BILINEAR))
     level = normalise(drawn, prediction.score_range)
-    opacity = 0.65 * level[..., None]  # cold areas stay readable
+    opacity = 0.7 * level[..., None] ** 2  # cold areas stay readable
     pixels = (base * (1 - opacity) + colourise(level) * opacity).astype(np.uint8)
     thickness = max(1, max(width, height) // 400)
     if truth is not None:

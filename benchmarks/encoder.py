@@ -1,0 +1,103 @@
+"""Two-path encoder against open_clip's encode_image: time and peak memory, one run, same weights, same machine.
+
+    python benchmarks/encoder.py [--arch ViT-B-16-plus-240] [--batch 8] [--threads 2] [--rounds 7]
+
+The rivals take turns within each round, so that a slow moment of the machine falls on both; printed are the
+medians of the per-round ratios. Memory is each rival's peak in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def rivals(arch: str) -> tuple[dict[str, Callable[[Tensor], object]], int]:
+    """The calls to compare, on one model with random weights, and its input size."""
+    import open_clip
+
+    from anovl.backbones import Backbone
+
+    torch.manual_seed(0)
+    clip = open_clip.create_model(arch, pretrained=None, load_weights=False).eval()
+    backbone = Backbone.from_clip(clip, open_clip.get_tokenizer(arch), name=arch, weights_id="random")
+    calls: dict[str, Callable[[Tensor], object]] = {"open_clip encode_image": clip.encode_image}
+    calls["two paths (vv, all layers)"] = backbone.encoder("vv")
+    calls["original path alone"] = backbone.encoder("vv").encode_class
+    return calls, backbone.image_size[0]
+
+
+def peak_memory(arch: str, batch: int, threads: int, rival: str) -> dict[str, float]:
+    """Peak resident memory of one rival in MB, with the weights and beyond them, in a fresh process."""
+    command = [sys.executable, __file__, "--arch", arch, "--batch", str(batch), "--threads", str(threads), "--memory-of", rival]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    result: dict[str, float] = json.loads(output)
+    return result
+
+
+def measure_memory(arch: str, batch: int, rival: str) -> None:
+    """Child process: one warm-up, then the high-water mark of one pass (Linux)."""
+    calls, size = rivals(arch)
+    pixels = torch.randn(batch, 3, size, size)
+    base = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    with torch.inference_mode():
+        calls[rival](pixels)
+        calls[rival](pixels)
+    peak = _status("VmHWM")
+    print(json.dumps({"peak_mb": peak / 1024, "above_weights_mb": (peak - base) / 1024}))
+
+
+def _status(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1])
+
+
+def main() -> None:
+    """Parse, measure, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="ViT-B-16-plus-240")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.memory_of:
+        measure_memory(args.arch, args.batch, args.memory_of)
+        return
+    calls, size = rivals(args.arch)
+    pixels = torch.randn(args.batch, 3, size, size)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    with torch.inference_mode():
+        for round_number in range(args.rounds + 1):
+            for name, call in calls.items():
+                start = time.perf_counter()
+                call(pixels)
+                if round_number:  # the first is the warm-up
+                    times[name].append(time.perf_counter() - start)
+    base = times["open_clip encode_image"]
+    print(f"{args.arch}, batch {args.batch}, {args.threads} threads, fp32, random weights, median of {args.rounds} rounds")
+    memory = {} if args.no_memory else {name: peak_memory(args.arch, args.batch, args.threads, name) for name in calls}
+    for name, values in times.items():
+        ratio = statistics.median(value / reference for value, reference in zip(values, base, strict=True))
+        line = f"{name:28} {statistics.median(values) / args.batch * 1000:8.1f} ms/image   time x{ratio:.3f}"
+        if memory:
+            own, reference = memory[name], memory["open_clip encode_image"]
+            line += f"   peak {own['peak_mb']:7.0f} MB x{own['peak_mb'] / reference['peak_mb']:.3f}"
+            line += f"   beyond weights x{own['above_weights_mb'] / reference['above_weights_mb']:.3f}"
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
