@@ -364,5 +364,5 @@ def _state_hash(clip: nn.Module) -> str:
     digest = hashlib.sha256()
     for key, tensor in sorted(clip.state_dict().items()):
         digest.update(key.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

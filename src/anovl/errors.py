@@ -96,7 +96,7 @@ def suggest(kind: str, given: str, valid: Iterable[str], hint: str = "") -> str:
     """
     names = sorted(set(valid))
     lower = {name.lower(): name for name in names}
-    near = [lower[n] for n in difflib.get_close_matches(given.lower(), list(lower), n=5, cutoff=0.5)]
+    near = [lower[n] for n in difflib.get_close_matches(given.lower(), list(lower), n=5, cutoff=0.6)]
     parts = [f"unknown {kind} {given!r}"]
     if near:
         parts.append("did you mean " + ", ".join(repr(n) for n in near) + "?")

@@ -31,8 +31,10 @@ from anovl.errors import (
 log = logging.getLogger(__name__)
 
 # No other decoder of Pillow is ever started (EPS runs a program, others are little tested).
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm", ".pbm"})
+
+Image.init()  # registers all decoders here, once, rather than in the first threads that need one
 
 _PILLOW_LIMIT = MAX_IMAGE_PIXELS  # over this Pillow refuses on its own account
 

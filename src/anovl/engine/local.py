@@ -90,7 +90,7 @@ def run(
     waiting: list[_Decoded | Outcome] = []
     try:
         while True:
-            for item in itertools.islice(source, batcher.size + workers - len(pending)):
+            for item in itertools.islice(source, max(0, batcher.size + workers - len(pending))):
                 pending.append(pool.submit(_decode, job, item, keep_picture=keep_pictures))
             if not pending:
                 break

@@ -1,0 +1,159 @@
+"""The engine's promises with a stand-in job: order, bounded memory, broken images, out of memory, clean ends."""
+
+import logging
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from anovl.core.scoring import Scores
+from anovl.data.images import ImageLimits
+from anovl.data.sources import SourceItem
+from anovl.engine.local import run
+from anovl.errors import ImageDecodeError, OutOfMemoryError, UsageError
+from anovl.results import Prediction
+
+
+class MeanJob:
+    """Scores an image by its mean grey; `fits` is the largest batch that does not run out of memory."""
+
+    limits = ImageLimits()
+
+    def __init__(self, fits=10**9, error=None):
+        self.fits, self.batches = fits, []
+        self.error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    def preprocess(self, picture):
+        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+
+    def score(self, pixel_values):
+        if len(pixel_values) > self.fits:
+            raise self.error
+        self.batches.append(len(pixel_values))
+        mean = pixel_values.mean(dim=(1, 2, 3))
+        return Scores(mean, mean[:, None, None].expand(-1, 2, 2))
+
+    def finish(self, item, size, image_score, patch_scores, timings):
+        grid = patch_scores.contiguous().numpy()
+        return Prediction(item.image_path, size, "thing", float(image_score), grid, grid, timings_ms=timings)
+
+
+def grey(index, value=None):
+    return SourceItem(np.full((4, 4), index % 256 if value is None else value, np.uint8), f"{index}", f"{index}")
+
+
+def broken(index):
+    return SourceItem(b"no image", f"{index}", f"{index}")
+
+
+def test_results_in_the_order_of_the_source():
+    class Uneven(MeanJob):
+        def preprocess(self, picture):
+            pixels = super().preprocess(picture)
+            time.sleep(0.02 if pixels.mean() * 255 % 2 < 0.5 else 0)
+            return pixels
+
+    job = Uneven()
+    outcomes = list(run(job, map(grey, range(23)), batch_size=4, workers=4))
+    assert [outcome.item.image_path for outcome in outcomes] == [str(i) for i in range(23)]
+    assert [round(outcome.prediction.pred_score * 255) for outcome in outcomes] == list(range(23))
+    assert job.batches == [4, 4, 4, 4, 4, 3]
+
+
+def test_broken_images_keep_their_place():
+    items = [broken(0), grey(1), grey(2), broken(3), broken(4), grey(5), broken(6)]
+    outcomes = list(run(MeanJob(), items, batch_size=2))
+    assert [outcome.error is not None for outcome in outcomes] == [True, False, False, True, True, False, True]
+    assert [outcome.item.image_path for outcome in outcomes] == [str(i) for i in range(7)]
+    assert isinstance(outcomes[0].error, ImageDecodeError)
+    assert all((outcome.prediction is None) == (outcome.error is not None) for outcome in outcomes)
+
+
+def test_many_broken_images_come_back_before_the_end():
+    outcomes = run(MeanJob(), (broken(i) for i in range(10**9)), batch_size=2)
+    assert [next(outcomes).item.image_path for _ in range(20)] == [str(i) for i in range(20)]
+    outcomes.close()
+
+
+def test_nothing_is_read_far_ahead():
+    read = []
+
+    def source():
+        for i in range(1000):
+            read.append(i)
+            yield grey(i)
+
+    outcomes = run(MeanJob(), source(), batch_size=4, workers=2)
+    next(outcomes)
+    assert len(read) <= 4 + 2 * (4 + 2)
+    outcomes.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
+def test_out_of_memory_halves_the_batch_and_goes_on(caplog, error):
+    job = MeanJob(fits=3, error=error)
+    with caplog.at_level(logging.WARNING, "anovl"):
+        outcomes = list(run(job, map(grey, range(20)), batch_size=8))
+    assert [round(outcome.prediction.pred_score * 255) for outcome in outcomes] == list(range(20))
+    assert max(job.batches) == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory with a batch of 8: going on with 4",
+        "out of memory with a batch of 4: going on with 2",
+    ]
+
+
+def test_one_image_that_does_not_fit():
+    with pytest.raises(OutOfMemoryError, match="one image alone"):
+        list(run(MeanJob(fits=0), [grey(0)], batch_size=8))
+
+
+def test_other_errors_of_the_model_are_not_swallowed():
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        list(run(MeanJob(fits=0, error=RuntimeError("shapes do not match")), [grey(0)]))
+
+
+def test_closing_stops_the_threads():
+    outcomes = run(MeanJob(), map(grey, range(1000)), batch_size=4, workers=3)
+    next(outcomes)
+    assert any(thread.name.startswith("anovl-decode") for thread in threading.enumerate())
+    outcomes.close()
+    assert not any(thread.name.startswith("anovl-decode") for thread in threading.enumerate())
+
+
+def test_an_interrupt_stops_the_threads():
+    class Interrupted(MeanJob):
+        def score(self, pixel_values):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(run(Interrupted(), map(grey, range(100))))
+    assert not any(thread.name.startswith("anovl-decode") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 0}, {"workers": 0}])
+def test_settings_below_one(settings):
+    with pytest.raises(UsageError, match="at least 1"):
+        list(run(MeanJob(), [grey(0)], **settings))
+
+
+def test_empty_source():
+    assert list(run(MeanJob(), [])) == []
+
+
+def test_pictures_are_kept_on_demand_and_small():
+    large = SourceItem(np.zeros((20, 4000), np.uint8), "large", "large")
+    (outcome,) = run(MeanJob(), [large], keep_pictures=True)
+    assert outcome.picture.size == (1600, 8)
+    assert outcome.prediction.image_size == (20, 4000)
+    (outcome,) = run(MeanJob(), [large])
+    assert outcome.picture is None
+    assert set(outcome.prediction.timings_ms) == {"decode", "encode"}

@@ -1,0 +1,184 @@
+"""The detector that users hold, on the golden model."""
+
+import io
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+import anovl
+from anovl import AnoVL, ImageLimits
+from anovl.core.prompts import Wording
+from anovl.errors import AnovlError, ImageDecodeError, ImageNotFoundError, ImageTooLargeError, UsageError
+
+
+def drawn(seed=0, size=(70, 50)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def test_one_image(detector):
+    prediction = detector.predict(drawn(), "metal nut")
+    assert prediction.image_size == prediction.anomaly_map.shape == (70, 50)
+    assert prediction.patch_scores.shape == detector.method.encoder.grid
+    assert prediction.class_name == "metal nut"
+    assert prediction.image_path is None
+    assert prediction.pred_label == (prediction.pred_score >= 0.5)
+    assert set(prediction.timings_ms) == {"decode", "encode", "upsample"}
+    json.dumps(prediction.to_dict())
+
+
+def test_every_kind_of_source_gives_the_same_scores(detector, tmp_path):
+    pixels = drawn()
+    picture = Image.fromarray(pixels)
+    picture.save(tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    sources = [tmp_path / "x.png", str(tmp_path / "x.png"), data, io.BytesIO(data), picture, pixels, pixels / 255.0]
+    sources.append(torch.from_numpy(pixels).permute(2, 0, 1))
+    scores = [detector.predict(source, "nut").pred_score for source in sources]
+    assert max(scores) - min(scores) < 1e-7
+
+
+def test_alone_in_any_batch_and_order(golden_backbone):
+    """Scores to 1e-5, cosines to 1e-6, whatever an image shares its batch with."""
+    detector = AnoVL(golden_backbone)
+    images = [drawn(seed) for seed in range(13)]
+    alone = [detector.predict(image, "nut") for image in images]
+    order = np.random.default_rng(1).permutation(13)
+    for batch_size in (2, 5, 13):
+        for i, prediction in zip(order, detector.stream([images[i] for i in order], "nut", batch_size=batch_size), strict=True):
+            assert abs(prediction.pred_score - alone[i].pred_score) < 1e-5
+            assert np.abs(prediction.anomaly_map - alone[i].anomaly_map).max() < 1e-5
+    text = detector.job("nut").text.prototypes
+    pixels = torch.stack([detector.preprocess(Image.fromarray(image)) for image in images])
+    together = [F.normalize(tokens, dim=-1) @ text.T for tokens in detector.encode(pixels)]
+    for i in range(13):
+        single = [F.normalize(tokens, dim=-1) @ text.T for tokens in detector.encode(pixels[i : i + 1])]
+        for a, b in zip(together, single, strict=True):
+            assert (a[i] - b[0]).abs().max() < 1e-6
+
+
+def test_precision_of_the_run(backbone, golden_backbone):
+    """--dtype of the test run against fp32: cosines to 1e-5 in fp32, to 2e-2 in half precision."""
+    pixels = torch.stack([AnoVL(golden_backbone).preprocess(Image.fromarray(drawn(seed))) for seed in range(3)])
+    text = AnoVL(golden_backbone).job("nut").text.prototypes
+    limit = 1e-5 if backbone.dtype == torch.float32 else 2e-2
+    for full, own in zip(AnoVL(golden_backbone).encode(pixels), AnoVL(backbone).encode(pixels), strict=True):
+        difference = F.normalize(full, dim=-1) @ text.T - F.normalize(own.float().cpu(), dim=-1) @ text.T
+        assert difference.abs().max() < limit
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_half_precision_detector(golden_name, golden_backbone, dtype):
+    half = AnoVL.from_pretrained(golden_name, dtype=dtype, device="cpu")
+    full = AnoVL(golden_backbone)
+    for seed in range(3):
+        a, b = half.predict(drawn(seed), "nut"), full.predict(drawn(seed), "nut")
+        scale = full.backbone.logit_scale
+        for x, y in ((a.pred_score, b.pred_score), (a.patch_scores, b.patch_scores)):
+            logits = [np.log(np.asarray(value) / (1 - np.asarray(value))) / scale for value in (x, y)]
+            assert np.abs(logits[0] - logits[1]).max() < 2e-2  # difference of two cosines
+
+
+def test_stream_of_a_folder(detector, pictures):
+    predictions = list(detector.stream(pictures, "nut", batch_size=2))
+    names = ["a.png", "b.jpg", "e.tif", "deep/c.bmp", "deep/er/d.webp"]
+    assert [prediction.image_path for prediction in predictions] == [str(pictures / name) for name in names]
+    assert predictions[0].plot().size[1] == 256
+
+
+def test_stream_with_broken_images(detector, pictures, caplog):
+    (pictures / "b.jpg").write_bytes(b"\xff\xd8 broken")
+    with pytest.raises(ImageDecodeError, match=r"b\.jpg"):
+        list(detector.stream(pictures, "nut"))
+    with caplog.at_level(logging.WARNING, "anovl"):
+        assert len(list(detector.stream(pictures, "nut", on_error="skip"))) == 4
+    assert "b.jpg" in caplog.text
+    with pytest.raises(UsageError, match="on_error"):
+        list(detector.stream(pictures, "nut", on_error="ignore"))
+
+
+def test_output_size(golden_backbone):
+    assert AnoVL(golden_backbone).predict(drawn(), "nut", output_size="input").anomaly_map.shape == (240, 240)
+    released = AnoVL(golden_backbone, recipe=anovl.recipe("released", image_score="class_token"))
+    assert released.predict(drawn(), "nut").anomaly_map.shape == (240, 240)
+    assert released.predict(drawn(), "nut", output_size="image").anomaly_map.shape == (70, 50)
+    with pytest.raises(UsageError, match="output_size"):
+        released.predict(drawn(), "nut", output_size="original")
+
+
+def test_words_change_the_scores(detector):
+    base = detector.predict(drawn(), "nut").pred_score
+    others = [
+        detector.predict(drawn(), "bolt"),
+        detector.predict(drawn(), "nut", domain="texture"),
+        detector.predict(drawn(), "nut", defects=["scratch"]),
+        detector.predict(drawn(), "nut", wording=Wording(states=(("whole {class}", "torn {class}"),))),
+    ]
+    assert len({base, *(prediction.pred_score for prediction in others)}) == 5
+
+
+def test_clip_method_uses_plain_prompts_and_ordinary_tokens(golden_backbone):
+    clip = AnoVL(golden_backbone, method="clip")
+    assert clip.prompts("nut").normal == ("a photo of a normal nut",)
+    assert clip.prompts("nut").abnormal == ("a photo of a abnormal nut",)
+    pixels = clip.preprocess(Image.fromarray(drawn()))[None]
+    expected = golden_backbone.encoder("qkv")(pixels)[1]
+    torch.testing.assert_close(clip.encode(pixels)[1], expected)
+    assert clip.predict(drawn(), "nut").pred_score != AnoVL(golden_backbone).predict(drawn(), "nut").pred_score
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"recipe": "realeased"}, "did you mean 'released'"),
+        ({"method": "wincclip"}, "unknown method 'wincclip'"),
+        ({"threshold": 1.5}, "threshold"),
+    ],
+)
+def test_wrong_settings(golden_backbone, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        AnoVL(golden_backbone, **arguments)
+
+
+def test_wrong_images(detector, tmp_path):
+    with pytest.raises(ImageNotFoundError, match="no such file"):
+        detector.predict(tmp_path / "absent.png", "nut")
+    with pytest.raises(UsageError, match="expected an image"):
+        detector.predict(3.5, "nut")
+    small = AnoVL(detector.backbone, limits=ImageLimits(max_pixels=100))
+    with pytest.raises(ImageTooLargeError, match="3,500 pixels, over the limit of 100"):
+        small.predict(drawn(), "nut")
+
+
+def test_values_that_are_not_finite_are_an_error(tiny_clip):
+    clip = tiny_clip()
+    clip.visual.proj.data[0, 0] = float("nan")
+    import open_clip
+
+    detector = AnoVL(anovl.Backbone.from_clip(clip, open_clip.get_tokenizer("ViT-B-32")))
+    with pytest.raises(AnovlError, match="not finite"):
+        detector.predict(drawn(), "nut")
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_non_square_input(tiny_clip, kind):
+    import open_clip
+
+    backbone = anovl.Backbone.from_clip(tiny_clip(kind), open_clip.get_tokenizer("ViT-B-32"), image_size=(64, 128))
+    prediction = AnoVL(backbone).predict(drawn(), "nut")
+    assert prediction.patch_scores.shape == ((4, 8) if kind == "vit" else (2, 4))
+    with pytest.raises(UsageError, match="square"):
+        AnoVL(backbone, recipe="released")
+
+
+def test_released_recipe_draws_on_a_readable_scale(golden_backbone):
+    recipe = anovl.recipe("released", image_score="class_token")
+    low, high = AnoVL(golden_backbone, recipe=recipe).predict(drawn(), "nut").score_range
+    scale = golden_backbone.logit_scale
+    assert low == pytest.approx(1 / (1 + np.exp(5 / scale)))
+    assert high == pytest.approx(1 - low)
+    assert AnoVL(golden_backbone).predict(drawn(), "nut").score_range == (0.0, 1.0)
