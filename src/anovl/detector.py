@@ -143,7 +143,7 @@ class AnoVL:
             ImageError: the image cannot be used.
             UsageError: a word, domain or prompt is not valid.
         """
-        item = SourceItem(image, str(image) if isinstance(image, str | Path) else None, "image")
+        item = SourceItem(image, None, "image")
         job = self.job(class_name, domain=domain, defects=defects, wording=wording, output_size=output_size)
         (outcome,) = local.run(job, [item], batch_size=1, workers=1)
         if outcome.prediction is None:
@@ -242,7 +242,7 @@ class DetectionJob:
         anomaly_map = to_image_size(smooth(grid) if settings.smoothing else grid, target, align_corners=settings.align_corners)
         timings["upsample"] = (time.perf_counter() - start) * 1000
         return Prediction(
-            image_path=item.image_path,
+            image_path=str(item.image) if isinstance(item.image, str | Path) else None,
             image_size=size,
             class_name=self.class_name,
             pred_score=float(image_score),

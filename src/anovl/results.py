@@ -46,7 +46,7 @@ class Prediction:
     """Scores of one image; the field names are anomalib's.
 
     Attributes:
-        image_path: where the image came from, as the source named it; None for arrays and bytes.
+        image_path: the file it came from; None for arrays and bytes.
         image_size: (H, W) of the image in pixels, after EXIF rotation.
         class_name: what the image shows.
         pred_score: image anomaly score in [0, 1].

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
-from anovl.cli.app import app, main
+from anovl.cli.app import app, guarded
+from anovl.cli.info import info
+from anovl.cli.models import models
+from anovl.cli.predict import predict
+from anovl.cli.prompts import prompts
+
+for _verb in (predict, prompts, models, info):
+    app.command()(guarded(_verb))
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
 
 __all__ = ["app", "main"]

@@ -89,12 +89,3 @@ def guarded(verb: Callable[P, int | None]) -> Callable[P, None]:
         raise typer.Exit(code)
 
     return run
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    from anovl.cli import info, models, predict, prompts
-
-    for verb in (predict.predict, prompts.prompts, models.models, info.info):
-        app.command()(guarded(verb))
-    app()

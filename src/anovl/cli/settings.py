@@ -37,12 +37,17 @@ def load_config(context: typer.Context, value: Path | None) -> Path | None:
         values = read_toml(value)
     except UsageError as exc:
         raise typer.BadParameter(str(exc)) from exc
-    known = {str(parameter.name) for parameter in context.command.params} - {"config", "sources"}
+    known = {
+        flag.removeprefix("--"): str(parameter.name)
+        for parameter in context.command.params
+        for flag in parameter.opts
+        if flag.startswith("--") and flag != "--config"
+    }
     defaults = {}
     for key, setting in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            raise typer.BadParameter(f"{value}: {suggest('option', key, sorted(n.replace('_', '-') for n in known))}")
-        defaults[name] = setting
+        flag = key.replace("_", "-")
+        if flag not in known:
+            raise typer.BadParameter(f"{value}: {suggest('option', key, known)}")
+        defaults[known[flag]] = setting
     context.default_map = {**(context.default_map or {}), **defaults}
     return value
