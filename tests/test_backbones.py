@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import pickle
 from pathlib import Path
@@ -26,7 +27,7 @@ from anovl.backbones import (
     pick_dtype,
 )
 from anovl.checkpoints import CONFIG_FILE, HUB_FILES, sha256_of
-from anovl.errors import CheckpointError, UnavailableError, UsageError
+from anovl.errors import CheckpointError, MissingExtraError, UnavailableError, UsageError
 
 ARCH = "anovl-test-backbones"  # open_clip's registry is global: a name nothing else has
 TEXT_CFG = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
@@ -355,6 +356,15 @@ def test_pick_dtype(given, dtype):
     assert pick_dtype(given) is dtype
 
 
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="transformers is installed")
+@pytest.mark.parametrize("name", ["hf_tokenizer_name", "hf_model_name"])
+def test_text_tower_that_needs_transformers(folder, name):
+    path = folder(model_cfg={**MODEL_CFG, "text_cfg": {**TEXT_CFG, name: "org/none"}})
+    with pytest.raises(MissingExtraError, match="transformers") as error:
+        load_backbone(f"local-dir:{path}", device="cpu")
+    assert error.value.exit_code == 5
+
+
 # --- precision
 
 
@@ -380,7 +390,7 @@ def test_precisions_run_on_the_cpu(folder, clip, dtype, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("size", "pair"), [(64, (64, 64)), (96, (96, 96)), (32, (32, 32)), ((64, 96), (64, 96)), ((128, 32), (128, 32))]
+    ("size", "pair"), [(64, (64, 64)), (96, (96, 96)), (32, (32, 32)), ((64, 96), (64, 96)), ((128, 48), (128, 48))]
 )
 def test_image_size_as_open_clip_resizes_it(folder, size, pair):
     path = folder()
@@ -451,7 +461,8 @@ def test_encode_text_is_open_clips(golden_backbone, sentences):
 
 
 def test_encode_text_of_nothing(golden_backbone):
-    assert golden_backbone.encode_text([]).shape == (0, 48)
+    with pytest.raises(UsageError, match="at least one sentence"):
+        golden_backbone.encode_text([])
 
 
 @pytest.mark.parametrize(

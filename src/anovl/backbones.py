@@ -11,12 +11,13 @@ from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from anovl.checkpoints import Checkpoint, ModelName, locate, parse_model_name, read_config
 from anovl.config import Attention
 from anovl.core.encoder import Encoder, ResNetEncoder, ViTEncoder
-from anovl.errors import CheckpointError, MissingExtraError, UnavailableError, UsageError, suggest
+from anovl.errors import CheckpointError, MissingExtraError, UnavailableError, UsageError, require_extra, suggest
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,8 @@ class Backbone:
         Raises:
             UsageError: a prompt is longer than the text tower's context; the message shows it.
         """
+        if not sentences:
+            raise UsageError("encode_text: expected at least one sentence")
         tokens = self._tokenize(sentences)
         chunks = [self._encode_tokens(chunk.to(self.device)).float() for chunk in tokens.split(TEXT_BATCH)]
         return torch.cat(chunks)
@@ -191,7 +194,7 @@ def load_backbone(
     target, kind = pick_device(device), pick_dtype(dtype)
     parsed, checkpoint, tag = _find(name, arch, cache_dir, local_files_only=local_files_only)
     config = read_config(checkpoint.folder) if checkpoint.folder else {}
-    preprocess = config.get("preprocess_cfg", tag)
+    preprocess = config.get("preprocess_cfg") or tag
     clip = _build(parsed, checkpoint, quick_gelu=bool(tag.get("quick_gelu")))
     size = None if image_size is None else _pair(image_size)
     return Backbone.from_clip(
@@ -252,7 +255,7 @@ def pick_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
+    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(pair) != 2 or not all(isinstance(side, int) and side > 0 for side in pair):
         raise UsageError(f"image_size: expected pixels S or (H, W), got {size!r}")
     return pair[0], pair[1]
@@ -274,7 +277,7 @@ def _tower(clip: nn.Module) -> Callable[..., Encoder]:
 
 def _unsupported(config: Mapping[str, Any] | None) -> str | None:
     """Why an open_clip configuration cannot be run, told before anything is built; None if it can."""
-    vision = (config or {}).get("vision_cfg", {})
+    vision = (config or {}).get("vision_cfg") or {}
     custom = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
     if vision.get("timm_model_name"):
         return f"its image tower is timm's {vision['timm_model_name']}, which has no CLIP class token"
@@ -330,21 +333,55 @@ def _build(name: ModelName, checkpoint: Checkpoint, *, quick_gelu: bool) -> nn.M
     config = read_config(checkpoint.folder)["model_cfg"] if checkpoint.folder else open_clip.get_model_config(str(name.arch))
     if reason := _unsupported(config):
         raise UsageError(f"{name.text} cannot be used: {reason}")
-    text_on_its_own = bool(config.pop("custom_text", False)) or "hf_model_name" in config.get("text_cfg", {})
+    text = config.get("text_cfg") or {}
+    if text.get("hf_model_name"):
+        require_extra("transformers", "transformers", f"the text tower of {name.text}")
+        text["hf_model_pretrained"] = False  # its weights are in the checkpoint
+    text_on_its_own = bool(config.pop("custom_text", False)) or bool(text.get("hf_model_name"))
     if quick_gelu:  # the tag was trained with it, whatever the architecture's default
         config["quick_gelu"] = True
     try:
         clip = (open_clip.CustomTextCLIP if text_on_its_own else open_clip.CLIP)(**config)
     except Exception as exc:  # a wrong configuration fails anywhere inside the constructors
         raise CheckpointError(f"{name.text}: open_clip cannot build it ({type(exc).__name__}: {exc})") from exc
+    if name.kind == "file":
+        _check_positions(clip, checkpoint.weights, str(name.arch))
     try:
         open_clip.load_checkpoint(clip, str(checkpoint.weights), strict=True, weights_only=True)
     except UnpicklingError as exc:
-        raise CheckpointError(f"{checkpoint.weights}: holds more than tensors and is refused; save it as safetensors") from exc
+        raise CheckpointError(
+            f"{checkpoint.weights}: is damaged, or holds more than tensors and is refused; safetensors would do"
+        ) from exc
     except Exception as exc:
         text = " ".join(str(exc).split())
         raise CheckpointError(f"{checkpoint.weights}: these weights do not fit {name.arch or name.text} ({text[:300]})") from exc
     return cast("nn.Module", clip)
+
+
+def _check_positions(clip: nn.Module, weights: Path, arch: str) -> None:
+    """Refuse a file of the same network at another size, whose position embeddings would be resampled silently.
+
+    Raises:
+        CheckpointError: ViT-L-14-336 weights named as ViT-L-14, say.
+    """
+    key = "visual.positional_embedding"
+    own = clip.state_dict().get(key)
+    try:
+        if weights.suffix == ".safetensors":
+            with safe_open(weights, "pt") as stored:
+                shape = stored.get_slice(key).get_shape() if key in stored.keys() else None  # noqa: SIM118
+        else:
+            state = torch.load(weights, map_location="meta", weights_only=True)
+            state = state.get("state_dict", state)
+            shape = next((list(value.shape) for name, value in state.items() if name.removeprefix("module.") == key), None)
+    except Exception:
+        log.debug("%s: shapes cannot be read; loading will tell why", weights, exc_info=True)
+        return
+    if own is not None and shape is not None and list(shape) != list(own.shape):
+        raise CheckpointError(
+            f"{weights}: these weights do not fit {arch}: {shape[0]} position embeddings, {arch} has {own.shape[0]}; "
+            "name the architecture of their image size"
+        )
 
 
 def _tokenizer(name: ModelName, checkpoint: Checkpoint) -> Callable[..., Tensor]:

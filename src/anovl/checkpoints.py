@@ -13,10 +13,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
-from zipfile import ZipFile, is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 from anovl.errors import CheckpointError, OutputError, UnavailableError, UsageError
 
@@ -63,6 +64,8 @@ def parse_model_name(name: str, arch: str | None = None) -> ModelName:
     Raises:
         UsageError: none of the forms, or a file without `arch`; the message lists the forms.
     """
+    if arch and not name.endswith(WEIGHT_SUFFIXES):
+        raise UsageError(f"arch: only a weight file takes an architecture, {name!r} has its own; leave it out")
     if name in EMBEDDED:
         return ModelName(name, "embedded", name)
     for prefix, kind in (("local-dir:", "folder"), ("hf-hub:", "hub")):
@@ -73,11 +76,12 @@ def parse_model_name(name: str, arch: str | None = None) -> ModelName:
     if name.endswith(WEIGHT_SUFFIXES):
         if not arch:
             raise UsageError(f"{name}: a weight file needs its architecture, such as arch='ViT-B-16' (--arch ViT-B-16)")
-        return ModelName(name, "file", name, arch)
+        return ModelName(name, "file", name, arch.replace("/", "-"))
     head, colon, tag = name.partition(":")
     if colon and head and tag:
         return ModelName(name, "tag", tag.lower().replace("-", "_"), head.replace("/", "-"))
-    hint = f"; for that folder write 'local-dir:{name}'" if Path(name).is_dir() else ""
+    is_folder = os.path.isdir(name)  # noqa: PTH112 -- Path raises for what cannot be a path
+    hint = f"; for that folder write 'local-dir:{name}'" if is_folder else ""
     raise UsageError(
         f"model: expected mini, ARCH:TAG (such as ViT-B-16-plus-240:laion400m_e32), hf-hub:ORG/NAME, local-dir:FOLDER "
         f"or a .pt/.safetensors file with an architecture, got {name!r}{hint}"
@@ -87,8 +91,8 @@ def parse_model_name(name: str, arch: str | None = None) -> ModelName:
 def cache_root(cache_dir: Path | None) -> Path | None:
     """Where checkpoints are kept: the argument, else ANOVL_CACHE, else None for open_clip's own places."""
     if cache_dir is not None:
-        return cache_dir
-    return Path(env) if (env := os.environ.get("ANOVL_CACHE")) else None
+        return cache_dir.expanduser()
+    return Path(env).expanduser() if (env := os.environ.get("ANOVL_CACHE")) else None
 
 
 def locate(name: ModelName, tag_config: Mapping[str, Any], *, cache_dir: Path | None, local_files_only: bool) -> Checkpoint:
@@ -110,9 +114,9 @@ def locate(name: ModelName, tag_config: Mapping[str, Any], *, cache_dir: Path | 
             raise UnavailableError(f"model {name.text!r} is not part of this build of anovl")
         return _in_folder(folder)
     if name.kind == "folder":
-        return _in_folder(Path(name.target))
+        return _in_folder(Path(name.target).expanduser())
     if name.kind == "file":
-        return _checked(Path(name.target), None)
+        return _checked(Path(name.target).expanduser(), None)
     if name.kind == "hub":
         return _in_hub(name.target, cache_dir, name.text, local_files_only=local_files_only, config=True)
     return _of_tag(name, tag_config, cache_dir, local_files_only=local_files_only)
@@ -187,14 +191,22 @@ def _checked(path: Path, expected: str | None, tags: Mapping[str, str] | None = 
             f"{path}: sha256 begins with {digest[: len(expected)][:16]}, expected {expected[:16]}: {found}; "
             "delete the file and fetch it again"
         )
-    if path.suffix != ".safetensors" and is_zipfile(path):
-        with ZipFile(path) as archive:
-            if any(entry.endswith("constants.pkl") for entry in archive.namelist()):
-                raise CheckpointError(
-                    f"{path}: a TorchScript archive runs code when it is loaded and is refused; "
-                    "use the safetensors of the same model, such as 'hf-hub:timm/vit_base_patch16_clip_224.openai'"
-                )
+    if path.suffix != ".safetensors" and _is_torchscript(path):
+        raise CheckpointError(
+            f"{path}: a TorchScript archive runs code when it is loaded and is refused; "
+            "use the safetensors of the same model, such as ViT-B-16:openai or hf-hub:timm/vit_base_patch16_clip_224.openai"
+        )
     return Checkpoint(path, digest)
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not is_zipfile(path):
+        return False
+    try:
+        with ZipFile(path) as archive:
+            return any(entry.endswith("constants.pkl") for entry in archive.namelist())
+    except BadZipFile as exc:
+        raise CheckpointError(f"{path}: damaged archive ({exc}); fetch it again") from exc
 
 
 def _addresses(name: ModelName, tags: Mapping[str, Any]) -> tuple[str, str]:
@@ -204,6 +216,8 @@ def _addresses(name: ModelName, tags: Mapping[str, Any]) -> tuple[str, str]:
     if hub and _belongs_to_other_tag(hub, name.target, tags):
         log.info("%s: the hub entry %s holds other weights; only the release file will do", name.text, hub)
         hub = ""
+    if hub and "openaipublic" in url:  # a TorchScript archive, which is never loaded
+        url = ""
     return url, hub
 
 
@@ -249,12 +263,18 @@ def _url_hash(url: str) -> str | None:
 def _in_hub(repository: str, cache_dir: Path | None, name: str, *, local_files_only: bool, config: bool) -> Checkpoint:
     """A hub repository's weights, from the cache or the network; `config` asks for open_clip_config.json too."""
     from huggingface_hub import constants
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
 
     owner, _, rest = repository.partition("/")
     repo, _, file = rest.partition("/")
     if not owner or not repo:
         raise UsageError(f"{name}: expected hf-hub:ORG/NAME")
     repo_id = f"{owner}/{repo}"
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as exc:
+        raise UsageError(f"{name}: expected hf-hub:ORG/NAME ({exc})") from exc
     root = cache_root(cache_dir)
     choices: list[tuple[str, ...]] = [(CONFIG_FILE,)] if config else []
     choices.append((file,) if file else HUB_FILES)
@@ -313,7 +333,7 @@ def _download(url: str, target: Path, expected: str | None, name: str) -> None:
         download_url_to_file(url, str(target), hash_prefix=expected)
     except RuntimeError as exc:
         raise CheckpointError(f"{url}: the download has the wrong checksum ({exc})") from exc
-    except OSError as exc:
+    except (OSError, HTTPException) as exc:
         message = _absent(name, target.name, url, str(target.parent))
         raise UnavailableError(f"{message} (the download failed: {exc})") from exc
 

@@ -36,7 +36,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as exc:
-        raise OutputError(f"{path}: cannot be written ({exc.strerror or exc})") from exc
+        reason = exc.strerror or f"{exc}; is the disk full?"  # numpy reports a short write without an errno
+        raise OutputError(f"{path}: cannot be written ({reason})") from exc
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -235,6 +235,7 @@ def _grid(image_size: tuple[int, int], patch: tuple[int, ...], *, exact: bool) -
     """Patch grid of an image size; `exact` refuses sizes that the patches do not tile."""
     for size, step in zip(image_size, patch, strict=True):
         if size < step or (exact and size % step):
-            below, above = max(size // step, 1) * step, (size // step + 1) * step
+            below = max(size // step, 1) * step
+            above = below + step
             raise UsageError(f"image_size: expected a multiple of {step} pixels, got {size}; {below} or {above} would do")
     return image_size[0] // patch[0], image_size[1] // patch[1]

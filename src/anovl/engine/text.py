@@ -74,7 +74,7 @@ class TextCache:
         except (OSError, SafetensorError, KeyError) as exc:
             log.warning("ignoring a broken cache file: %s (%s)", path, exc)
             return None
-        if prototypes.shape[0] != 2 or tokens.shape != (2 * count, prototypes.shape[1]):
+        if prototypes.ndim != 2 or prototypes.shape[0] != 2 or tokens.shape != (2 * count, prototypes.shape[1]):
             log.warning("ignoring a cache file of another shape: %s", path)
             return None
         return TextFeatures(prototypes, tokens)
@@ -85,6 +85,6 @@ class TextCache:
         try:
             with replacing(path) as temporary:
                 save_file({name: value.cpu().contiguous() for name, value in features._asdict().items()}, temporary)
-        except OutputError as exc:
+        except (OutputError, SafetensorError) as exc:  # safetensors wraps a full disk in its own error
             self._writable = False
             log.warning("text features are not kept on disk: %s", exc)

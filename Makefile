@@ -1,0 +1,53 @@
+# make setup | demo | test | test-all | lint | bench       INSTALLER=pip takes plain pip instead of uv
+PYTHON ?= python3
+INSTALLER ?= uv
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo-out
+
+# uv does not read pip's settings; pass on the places to find wheels where pip has some.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+
+.PHONY: setup demo test test-all lint format bench clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+ifeq ($(INSTALLER),uv)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --compile-bytecode --editable '.[dev]'
+else
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+endif
+	touch $@
+
+demo: setup
+	rm -rf $(DEMO)
+	$(BIN)/python examples/draw_demo.py $(DEMO)
+	$(BIN)/anovl predict $(DEMO)/parts --class-name "metal washer" --model local-dir:$(DEMO)/random-clip \
+		-o $(DEMO)/result --save overlay,heatmap,mask,map
+	@echo "Overlays: $(DEMO)/result/overlay    Scores: $(DEMO)/result/predictions.jsonl"
+	@echo "The weights of this demo are random: its scores mean nothing. A real model: anovl predict --help"
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python benchmarks/encoder.py
+
+clean:
+	rm -rf $(VENV) $(DEMO) dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
