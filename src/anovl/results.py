@@ -75,12 +75,18 @@ class Prediction:
     def __post_init__(self) -> None:
         for name in ("anomaly_map", "patch_scores"):
             array = getattr(self, name)
-            if array.ndim != 2 or array.dtype != np.float32:
+            if array.ndim != 2 or array.size == 0 or array.dtype != np.float32:
                 raise UsageError(f"{name}: expected float32 (H, W), got {array.dtype} {array.shape}")
             if not (array.min() >= 0.0 and array.max() <= 1.0):  # also false for NaN
                 raise UsageError(f"{name}: expected values in [0, 1], got [{array.min()}, {array.max()}]")
-        if not 0.0 <= self.pred_score <= 1.0:
-            raise UsageError(f"pred_score: expected a value in [0, 1], got {self.pred_score}")
+        for name in ("pred_score", "threshold"):
+            value = float(getattr(self, name))  # numpy scalars would not go into JSON
+            if not 0.0 <= value <= 1.0:
+                raise UsageError(f"{name}: expected a value in [0, 1], got {value}")
+            object.__setattr__(self, name, value)
+        low, high = self.score_range
+        if not -np.inf < low < high < np.inf:
+            raise UsageError(f"score_range: expected (low, high), finite and low < high, got {self.score_range}")
 
     @property
     def pred_label(self) -> bool:

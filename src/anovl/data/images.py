@@ -12,7 +12,7 @@ import logging
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".dib", ".tif", ".tiff", 
 
 Image.init()  # registers all decoders here, once, rather than in the first threads that need one
 
+_CHUNK = 1 << 20
 _PILLOW_LIMIT = MAX_IMAGE_PIXELS  # over this Pillow refuses on its own account
 
 
@@ -163,25 +164,28 @@ def _read(path: Path, name: str, limits: ImageLimits) -> bytes:
         raise ImageNotFoundError(name, f"cannot be read ({getattr(exc, 'strerror', None) or exc})") from exc
 
 
-def _read_stream(stream: IO[bytes], name: str, limits: ImageLimits) -> bytes:
-    data = stream.read(limits.max_bytes + 1)
-    if not isinstance(data, bytes):
+def _read_stream(stream: Any, name: str, limits: ImageLimits) -> bytes:
+    if isinstance(stream, io.TextIOBase):
         raise ImageDecodeError(name, "expected a file opened in binary mode, got text")
-    return data
+    data = bytearray()
+    while chunk := stream.read(_CHUNK):  # a pipe gives what it has, not what was asked for
+        data += chunk
+        limits.check_bytes(name, len(data))
+    return bytes(data)
 
 
 def _from_bytes(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
     limits.check_bytes(name, len(data))
     if not data:
         raise ImageDecodeError(name, "the file is empty")
-    if limits.max_pixels > _PILLOW_LIMIT and (Image.MAX_IMAGE_PIXELS or 0) < limits.max_pixels:
+    if limits.max_pixels > _PILLOW_LIMIT and (Image.MAX_IMAGE_PIXELS or limits.max_pixels) < limits.max_pixels:
         Image.MAX_IMAGE_PIXELS = limits.max_pixels  # Pillow offers no other way to raise its limit
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as exc:
         raise ImageDecodeError(name, "not an image of a known format (PNG, JPEG, BMP, TIFF, WebP, GIF, PPM)") from exc
-    except Image.DecompressionBombError as exc:
-        raise ImageTooLargeError(name, str(exc)) from exc
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:  # a warning under `python -W error`
+        raise ImageTooLargeError(name, f"over the limit of {limits.max_pixels:,} pixels ({exc})") from exc
     with picture:
         limits.check_pixels(name, *picture.size)
         if getattr(picture, "is_animated", False):
@@ -191,7 +195,11 @@ def _from_bytes(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
 
 def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
     picture.load()
-    upright = ImageOps.exif_transpose(picture)
+    try:
+        upright = ImageOps.exif_transpose(picture)
+    except Exception as exc:
+        log.warning("%s: EXIF data cannot be read, the picture is taken as it is (%s)", name, exc)
+        upright = picture
     if upright.mode == "RGB":
         return upright.copy() if upright is picture else upright
     if upright.mode.startswith("I;16"):
@@ -231,7 +239,7 @@ def _scale(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
         return array
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype == np.uint16:
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # in either byte order
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if np.issubdtype(array.dtype, np.floating):
         low, high = array.min(), array.max()

@@ -77,13 +77,18 @@ def _from_path(source: str | Path, exclude: Path | None) -> Iterator[SourceItem]
     if path.is_dir():
         yield from _from_folder(path, exclude)
     elif os.path.lexists(path):
-        yield SourceItem(path, path.name, _safe(path.stem))
+        yield SourceItem(path, path.name, _safe(Path(path.stem)))
     elif glob.has_magic(str(source)):
         matches = glob.glob(str(source), recursive=True)  # noqa: PTH207 -- Path.glob takes no absolute pattern
         found = sorted(Path(match) for match in matches)
         root = Path(*_plain_parts(path))
-        files = [file for file in found if file.suffix.lower() in SUFFIXES and not file.is_dir()]
-        yield from _named((file, file.relative_to(root) if root.parts else file) for file in files)
+        skip = exclude.resolve() if exclude else None
+        files = [
+            file
+            for file in found
+            if file.suffix.lower() in SUFFIXES and not file.is_dir() and (skip is None or skip not in file.resolve().parents)
+        ]
+        yield from _named(((file, file.relative_to(root) if root.parts else file) for file in files), set())
     else:
         raise UsageError(f"source: no such file or folder: {source}")
 
@@ -111,34 +116,41 @@ def _from_folder(root: Path, exclude: Path | None) -> Iterator[SourceItem]:
             name for name in folders if not name.startswith(".") and name not in masks and (here / name).resolve() != skip
         )
         names = sorted(name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
-        yield from _named((here / name, (here / name).relative_to(root)) for name in names)
+        # A subfolder "x.png" would stand where the output "x.png" of a picture "x" goes.
+        reserved = {_safe((here / name).relative_to(root).with_suffix("")) for name in folders}
+        yield from _named(((here / name, (here / name).relative_to(root)) for name in names), reserved)
 
 
-def _named(pairs: Iterable[tuple[Path, Path]]) -> Iterator[SourceItem]:
+def _named(pairs: Iterable[tuple[Path, Path]], taken: set[str]) -> Iterator[SourceItem]:
     """Items of files listed together; files that differ in the suffix only keep it in their output name."""
     listed = list(pairs)
     counts = Counter(relative.with_suffix("") for _, relative in listed)
     for path, relative in listed:
         stem = relative if counts[relative.with_suffix("")] > 1 else relative.with_suffix("")
-        yield SourceItem(path, relative.as_posix(), _safe(stem.as_posix()))
+        yield SourceItem(path, relative.as_posix(), _unique(_safe(stem), taken))
 
 
 def _from_iterable(images: Iterable[Any]) -> Iterator[SourceItem]:
     taken: set[str] = set()
     for index, image in enumerate(images):
         if isinstance(image, str | Path):
-            stem = _safe(Path(image).with_suffix("").as_posix() if Path(image).name else f"image-{index:06d}")
-            if stem in taken:
-                stem = next(name for n in itertools.count(2) if (name := f"{stem}-{n}") not in taken)
-            taken.add(stem)
-            yield SourceItem(Path(image), str(image), stem)
+            stem = Path(image).with_suffix("") if Path(image).name else Path(f"image-{index:06d}")
+            yield SourceItem(Path(image), str(image), _unique(_safe(stem), taken))
         elif is_single_image(image):
-            yield SourceItem(image, None, f"image-{index:06d}")
+            yield SourceItem(image, None, _unique(f"image-{index:06d}", taken))
         else:
             raise UsageError(f"source: element {index} is no image: {describe(image)}")
 
 
-def _safe(relative: str) -> str:
+def _unique(stem: str, taken: set[str]) -> str:
+    """The stem, or the stem with the first free number; remembers it."""
+    if stem in taken:
+        stem = next(name for n in itertools.count(2) if (name := f"{stem}-{n}") not in taken)
+    taken.add(stem)
+    return stem
+
+
+def _safe(path: Path) -> str:
     """A relative path that stays below the folder it is joined to."""
-    parts = [part for part in PurePath(relative).parts if part not in ("/", "\\", ".")]
-    return "/".join("_up" if part == ".." else part.replace(":", "_") for part in parts) or "image"
+    parts = path.relative_to(path.anchor).parts
+    return "/".join("_up" if part == ".." else part for part in parts) or "image"

@@ -6,6 +6,7 @@ done; tables and pictures appear whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -46,7 +47,7 @@ def save_image(image: Image.Image, path: Path) -> Path:
     Raises:
         OutputError: the file cannot be written, or no image format has that suffix.
     """
-    if path.suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise OutputError(f"{path}: no image format has this suffix; .png or .jpg would do")
     with replacing(path) as temporary:
         image.save(temporary)
@@ -72,16 +73,19 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON lines file; none if it is absent.
 
     Raises:
-        OutputError: a line is not JSON.
+        OutputError: a line is not a JSON object with an image_path.
     """
     if not path.is_file():
         return
     with path.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
             try:
-                yield json.loads(line)
-            except ValueError as exc:
-                raise OutputError(f"{path}: line {number} is not JSON; move the file away to start anew") from exc
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict) or "image_path" not in row:
+                raise OutputError(f"{path}: line {number} is not a row of anovl; move the file away to start anew")
+            yield row
 
 
 class StreamWriter:
@@ -166,16 +170,13 @@ class FolderWriter:
         path = self.folder / RUN
         try:
             before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+            keys = sorted({*before.keys(), *self.run["settings"]})
         except FileNotFoundError:
             return
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise OutputError(f"{path}: not a run.json of anovl; name another folder") from exc
         now = json.loads(json.dumps(self.run["settings"]))
-        other = [
-            f"{key}: was {before.get(key)!r}, is {now.get(key)!r}"
-            for key in sorted({*before, *now})
-            if before.get(key) != now.get(key)
-        ]
+        other = [f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)]
         if other:
             raise UsageError(f"{self.folder}: cannot resume with other settings ({'; '.join(other)}); name another folder")
 
@@ -230,11 +231,8 @@ class FolderWriter:
     ) -> None:
         for stream in (self._rows, self._errors):
             if stream is not None:
-                try:
+                with contextlib.suppress(OSError):  # every row was flushed when it was written
                     stream.close()
-                except OSError:  # a full disk fails again on close; the first error is the one to tell
-                    if kind is None:
-                        raise
         if kind is not None:
             return
         _publish(self._errors_path, self.folder / ERRORS, keep=self.failed > 0)
@@ -263,13 +261,16 @@ def _append(stream: IO[str] | None, row: Mapping[str, Any], path: Path) -> None:
 
 def _publish(working: Path, final: Path, *, keep: bool) -> None:
     """Give a finished working file its final name, or remove both."""
-    if not keep:
-        working.unlink(missing_ok=True)
-        final.unlink(missing_ok=True)
-        return
-    with working.open("rb") as stream:
-        os.fsync(stream.fileno())
-    working.replace(final)
+    try:
+        if not keep:
+            working.unlink(missing_ok=True)
+            final.unlink(missing_ok=True)
+            return
+        with working.open("rb") as stream:
+            os.fsync(stream.fileno())
+        working.replace(final)
+    except OSError as exc:
+        raise OutputError(f"{final}: cannot be written ({exc.strerror}); the rows are in {working.name}") from exc
 
 
 def _cut_torn_line(path: Path) -> None:
@@ -290,7 +291,7 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def _write_csv(rows: Iterator[dict[str, Any]], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
         for row in rows:
@@ -305,8 +306,8 @@ def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> None:
         [
             ("box", pa.list_(pa.int32())),
             ("area", pa.int64()),
-            ("peak", pa.float32()),
-            ("centroid", pa.list_(pa.float32())),
+            ("peak", pa.float64()),
+            ("centroid", pa.list_(pa.float64())),
         ]
     )
     types = {
@@ -322,7 +323,8 @@ def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> None:
     with pq.ParquetWriter(path, schema) as writer:
         block: list[dict[str, Any]] = []
         for row in rows:
-            block.append({**row, "timings_ms": list(row["timings_ms"].items())})
+            name = row["image_path"].encode("utf-8", "backslashreplace").decode()  # file names may be no UTF-8
+            block.append({**row, "image_path": name, "timings_ms": list(row["timings_ms"].items())})
             if len(block) == 1000:
                 writer.write_table(pa.Table.from_pylist(block, schema=schema))
                 block = []
