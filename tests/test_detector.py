@@ -124,7 +124,7 @@ def test_words_change_the_scores(detector):
 def test_clip_method_uses_plain_prompts_and_ordinary_tokens(golden_backbone):
     clip = AnoVL(golden_backbone, method="clip")
     assert clip.prompts("nut").normal == ("a photo of a normal nut",)
-    assert clip.prompts("nut").abnormal == ("a photo of a abnormal nut",)
+    assert clip.prompts("nut").abnormal == ("a photo of an abnormal nut",)
     pixels = clip.preprocess(Image.fromarray(drawn()))[None]
     expected = golden_backbone.encoder("qkv")(pixels)[1]
     torch.testing.assert_close(clip.encode(pixels)[1], expected)

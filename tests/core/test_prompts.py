@@ -1,6 +1,6 @@
 import pytest
 
-from anovl.core.prompts import BASE_STATES, Wording, build_prompts, similar_known_class
+from anovl.core.prompts import Wording, build_prompts, similar_known_class
 from anovl.errors import UsageError
 
 
@@ -55,7 +55,11 @@ def test_known_defects_add_a_pair():
 
 
 def test_own_words():
-    words = Wording(templates=("a {domain} of {object}",), states=BASE_STATES, domain_words=("x-ray image", "ultrasound scan"))
+    words = Wording(
+        templates=("a {domain} of {object}",),
+        states=(("normal {class}", "abnormal {class}"),),
+        domain_words=("x-ray image", "ultrasound scan"),
+    )
     prompts = build_prompts("weld", words)
     assert prompts.normal == ("a x-ray image of normal weld", "an ultrasound scan of normal weld")
     assert prompts.abnormal == ("a x-ray image of abnormal weld", "an ultrasound scan of abnormal weld")

@@ -51,7 +51,6 @@ STATES: tuple[tuple[str, str], ...] = (
     ("{class} without defect", "{class} with defect"),
     ("{class} without damage", "{class} with damage"),
 )
-BASE_STATES: tuple[tuple[str, str], ...] = (("normal {class}", "abnormal {class}"),)  # Table 4, "Base"
 
 DOMAINS: dict[str, tuple[str, ...]] = {
     "object": ("industrial photo", "industrial image", "manufacturing image"),

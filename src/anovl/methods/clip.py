@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from anovl.config import Recipe
-from anovl.core.prompts import BASE_STATES, Wording
+from anovl.core.prompts import Wording
 from anovl.methods.anovl import AnoVLMethod
 from anovl.methods.base import VisionModel
 
-PLAIN_PROMPT = Wording(templates=("a {domain} of a {object}",), states=BASE_STATES, domain="plain")
+PLAIN_PROMPT = Wording(
+    templates=("a {domain} of {object}",), states=(("a normal {class}", "an abnormal {class}"),), domain="plain"
+)
 
 
 class CLIPMethod(AnoVLMethod):
