@@ -32,7 +32,7 @@ def test_scores_stay_in_range_and_rank_does_not_depend_on_the_scale(seed, scale)
     scaled, plain = scoring.anomaly_score(tokens, text, scale), scoring.anomaly_score(tokens, text, 1.0)
     assert 0 <= scaled.min() <= scaled.max() <= 1
     order = plain.argsort()
-    assert (scaled[order].diff() >= -1e-6).all()
+    assert (scaled[order].diff() >= -1e-6 * max(1, scale)).all()  # near ties round either way
     swapped = scoring.anomaly_score(tokens, text.flip(0), scale)
     torch.testing.assert_close(swapped, 1 - scaled, atol=1e-5, rtol=0)
 

@@ -9,7 +9,7 @@ from anovl.cli.predict import predict
 from anovl.cli.prompts import prompts
 
 for _verb in (predict, prompts, models, info):
-    app.command()(guarded(_verb))
+    app.command(context_settings={"auto_envvar_prefix": "ANOVL"})(guarded(_verb))
 
 
 def main() -> None:

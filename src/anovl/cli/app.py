@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, ParamSpec
 
@@ -52,6 +53,7 @@ def options(
     _State.debug = debug
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("anovl: %(levelname)s: %(message)s"))
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; our own limit decides
     logger = logging.getLogger("anovl")
     logger.handlers = [handler]
     logger.propagate = False  # libraries configure the root logger behind our back

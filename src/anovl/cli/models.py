@@ -12,7 +12,7 @@ import typer
 def models(
     pattern: Annotated[str, typer.Argument(help="Only names that contain this.")] = "",
     *,
-    cache_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.", envvar="ANOVL_CACHE")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
 ) -> None:
     """List the models: embedded ones, then every open_clip checkpoint that can be run."""

@@ -25,51 +25,39 @@ def predict(
         list[str], typer.Argument(metavar="SOURCE...", help="A folder, a glob, image files, or - for paths on stdin.")
     ],
     *,
-    class_name: Annotated[str, typer.Option(help="What the images show, such as 'metal nut'.", envvar="ANOVL_CLASS_NAME")],
+    class_name: Annotated[str, typer.Option(help="What the images show, such as 'metal nut'.")],
     model: Annotated[
         str,
-        typer.Option(help="ARCH:TAG, hf-hub:ORG/NAME, local-dir:FOLDER or a weight file; `anovl models`.", envvar="ANOVL_MODEL"),
+        typer.Option(help="ARCH:TAG, hf-hub:ORG/NAME, local-dir:FOLDER or a weight file; `anovl models`."),
     ] = DEFAULT_MODEL,
-    arch: Annotated[str | None, typer.Option(help="Architecture of a weight file.", envvar="ANOVL_ARCH")] = None,
-    recipe: Annotated[str, typer.Option(help="default, paper or released.", envvar="ANOVL_RECIPE")] = DEFAULT_RECIPE,
-    method: Annotated[str, typer.Option(help="anovl, or a compared system: clip.", envvar="ANOVL_METHOD")] = "anovl",
+    arch: Annotated[str | None, typer.Option(help="Architecture of a weight file.")] = None,
+    recipe: Annotated[str, typer.Option(help="default, paper or released.")] = DEFAULT_RECIPE,
+    method: Annotated[str, typer.Option(help="anovl, or a compared system: clip.")] = "anovl",
     domain: words.Domain = None,
-    defects: words.Defects = None,
-    states: words.States = None,
-    templates: words.Templates = None,
-    domain_words: words.DomainWords = None,
+    defect: words.Defects = None,
+    state: words.States = None,
+    template: words.Templates = None,
+    domain_word: words.DomainWords = None,
     prompt_file: words.PromptFile = None,
-    threshold: Annotated[
-        float, typer.Option(help="Score from which an image or pixel counts as anomalous.", envvar="ANOVL_THRESHOLD")
-    ] = DEFAULT_THRESHOLD,
-    output: Annotated[
-        str, typer.Option("--output", "-o", help="Output folder; - writes JSON lines to stdout.", envvar="ANOVL_OUTPUT")
-    ] = "-",
-    save: Annotated[
-        str, typer.Option(help="Pictures to save: overlay,heatmap,mask,map, or none.", envvar="ANOVL_SAVE")
-    ] = "overlay",
-    map_format: Annotated[str, typer.Option(help="Of saved maps: npy (float32) or png16.", envvar="ANOVL_MAP_FORMAT")] = "npy",
+    threshold: Annotated[float, typer.Option(help="Score from which an image or pixel counts as anomalous.")] = DEFAULT_THRESHOLD,
+    output: Annotated[str, typer.Option("--output", "-o", help="Output folder; - writes JSON lines to stdout.")] = "-",
+    save: Annotated[str, typer.Option(help="Pictures to save: overlay,heatmap,mask,map, or none.")] = "overlay",
+    map_format: Annotated[str, typer.Option(help="Of saved maps: npy (float32) or png16.")] = "npy",
     table: Annotated[
         str, typer.Option("--format", help="jsonl; csv or parquet adds that table.", envvar="ANOVL_FORMAT")
     ] = "jsonl",
-    output_size: Annotated[
-        str | None, typer.Option(help="Map size: image or input (the model's); default the recipe's.", envvar="ANOVL_OUTPUT_SIZE")
-    ] = None,
-    image_size: Annotated[
-        str | None, typer.Option(help="Model input size, S or HxW, if not the trained one.", envvar="ANOVL_IMAGE_SIZE")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a pass.", envvar="ANOVL_BATCH_SIZE")] = 8,
-    workers: Annotated[int, typer.Option(help="Decoding threads.", envvar="ANOVL_WORKERS")] = 2,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.", envvar="ANOVL_DEVICE")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (fp32), fp32, bf16, fp16.", envvar="ANOVL_DTYPE")] = "auto",
-    cache_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.", envvar="ANOVL_CACHE")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.", envvar="ANOVL_OFFLINE")] = False,
-    max_pixels: Annotated[int, typer.Option(help="Larger images are refused.", envvar="ANOVL_MAX_PIXELS")] = MAX_IMAGE_PIXELS,
-    max_bytes: Annotated[int, typer.Option(help="Larger files are refused.", envvar="ANOVL_MAX_BYTES")] = MAX_IMAGE_BYTES,
+    output_size: Annotated[str | None, typer.Option(help="Map size: image or input (the model's); default the recipe's.")] = None,
+    image_size: Annotated[str | None, typer.Option(help="Model input size, S or HxW, if not the trained one.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a pass.")] = 8,
+    workers: Annotated[int, typer.Option(help="Decoding threads.")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (fp32), fp32, bf16, fp16.")] = "auto",
+    cache_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    max_pixels: Annotated[int, typer.Option(help="Larger images are refused.")] = MAX_IMAGE_PIXELS,
+    max_bytes: Annotated[int, typer.Option(help="Larger files are refused.")] = MAX_IMAGE_BYTES,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
-    fail_on_anomaly: Annotated[
-        bool, typer.Option("--fail-on-anomaly", help="Exit with 4 when an image is anomalous.", envvar="ANOVL_FAIL_ON_ANOMALY")
-    ] = False,
+    fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 4 when an image is anomalous.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, score nothing.")] = False,
     config: Annotated[
         Path | None,
@@ -135,10 +123,10 @@ def predict(
     chosen = words.wording(
         detector.method.wording,
         domain=domain,
-        defects=defects,
-        states=states,
-        templates=templates,
-        domain_words=domain_words,
+        defects=defect,
+        states=state,
+        templates=template,
+        domain_words=domain_word,
         prompt_file=prompt_file,
     )
     settings |= {"model": detector.backbone.describe(), "words": chosen.to_dict(), "seed": None}

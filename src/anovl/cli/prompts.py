@@ -13,12 +13,12 @@ from anovl.cli import words
 def prompts(
     class_name: Annotated[str, typer.Argument(help="What the image shows, such as 'metal nut'.")],
     *,
-    recipe: Annotated[str, typer.Option(help="default, paper or released.", envvar="ANOVL_RECIPE")] = "default",
+    recipe: Annotated[str, typer.Option(help="default, paper or released.")] = "default",
     domain: words.Domain = None,
-    defects: words.Defects = None,
-    states: words.States = None,
-    templates: words.Templates = None,
-    domain_words: words.DomainWords = None,
+    defect: words.Defects = None,
+    state: words.States = None,
+    template: words.Templates = None,
+    domain_word: words.DomainWords = None,
     prompt_file: words.PromptFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
 ) -> None:
@@ -29,10 +29,10 @@ def prompts(
     chosen = words.wording(
         Wording(),
         domain=domain,
-        defects=defects,
-        states=states,
-        templates=templates,
-        domain_words=domain_words,
+        defects=defect,
+        states=state,
+        templates=template,
+        domain_words=domain_word,
         prompt_file=prompt_file,
     )
     found = build_prompts(class_name, chosen, style=make_recipe(recipe).prompts)

@@ -15,11 +15,9 @@ from anovl.errors import UsageError, suggest
 
 Domain = Annotated[
     str | None,
-    typer.Option(help="auto, object, texture or plain: which domain words the prompts use.", envvar="ANOVL_DOMAIN"),
+    typer.Option(help="auto, object, texture or plain: which domain words the prompts use."),
 ]
-Defects = Annotated[
-    list[str] | None, typer.Option("--defect", help="A known defect, such as scratch; repeat for more.", envvar="ANOVL_DEFECTS")
-]
+Defects = Annotated[list[str] | None, typer.Option("--defect", help="A known defect, such as scratch; repeat for more.")]
 States = Annotated[
     list[str] | None,
     typer.Option("--state", help="Own state words 'normal|abnormal', such as 'intact|cracked' or '{class} whole|torn {class}'."),
