@@ -320,7 +320,7 @@ def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> None:
         "timings_ms": pa.map_(pa.string(), pa.float64()),
     }
     schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
-    with pq.ParquetWriter(path, schema) as writer:
+    with pq.ParquetWriter(str(path), schema) as writer:
         block: list[dict[str, Any]] = []
         for row in rows:
             name = row["image_path"].encode("utf-8", "backslashreplace").decode()  # file names may be no UTF-8
