@@ -7,6 +7,7 @@ weights directly: no hook, no monkeypatch, nothing copied but the position embed
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import torch
@@ -35,7 +36,7 @@ def resize_position_embedding(embedding: Tensor, old: tuple[int, int], new: tupl
     return torch.cat([embedding[:1], patches[0].flatten(1).T.to(embedding.dtype)])
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """What both kinds of vision tower offer.
 
     Attributes:
@@ -68,8 +69,9 @@ class Encoder(nn.Module):
         """The class token [B, C] alone: the original path without the cost of the local one."""
         return self._encode(self._checked(pixel_values), local=False)[0]
 
+    @abstractmethod
     def _encode(self, pixel_values: Tensor, *, local: bool) -> tuple[Tensor, Tensor | None]:
-        raise NotImplementedError
+        """Class token, and local tokens where asked for."""
 
     def _checked(self, pixel_values: Tensor) -> Tensor:
         height, width = self.image_size

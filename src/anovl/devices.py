@@ -1,0 +1,47 @@
+"""Names of devices and precisions."""
+
+from __future__ import annotations
+
+import torch
+
+from anovl.errors import UsageError, suggest
+
+DTYPES = {"auto": torch.float32, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """A torch device; "auto" is cuda, then mps, then cpu.
+
+    Raises:
+        UsageError: no such device on this machine.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+    except RuntimeError as exc:
+        raise UsageError(suggest("device", str(device), DEVICES)) from exc
+    absent = (picked.type == "cuda" and not torch.cuda.is_available()) or (
+        picked.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if absent or picked.type not in DEVICES:
+        raise UsageError(f"device {device!s} is not available on this machine; 'auto' takes the best there is")
+    return picked
+
+
+def pick_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A torch dtype by its short name; "auto" is fp32.
+
+    Raises:
+        UsageError: not one of auto, fp32, bf16, fp16.
+    """
+    if isinstance(dtype, torch.dtype):
+        if dtype not in DTYPES.values():
+            raise UsageError(f"dtype: expected float32, bfloat16 or float16, got {dtype}")
+        return dtype
+    if dtype not in DTYPES:
+        raise UsageError(suggest("dtype", dtype, DTYPES))
+    return DTYPES[dtype]
