@@ -22,7 +22,8 @@ def test_the_three_recipes_are_the_design_s_table():
 def test_variants():
     variant = recipe("paper", attention="v", layers=1, smoothing=True)
     assert (variant.attention, variant.layers, variant.smoothing, variant.interpolation) == ("v", 1, True, "bicubic")
-    assert recipe(variant, layers=None).layers == 1
+    assert recipe(variant, layers=None).layers is None
+    assert recipe("released", logit_scale=None).logit_scale is None
     assert RECIPES["paper"].attention == "vv"
 
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -18,7 +19,7 @@ from anovl.checkpoints import Checkpoint, ModelName, locate, parse_model_name, r
 from anovl.config import Attention
 from anovl.core.encoder import Encoder, ResNetEncoder, ViTEncoder
 from anovl.devices import pick_device, pick_dtype
-from anovl.errors import CheckpointError, MissingExtraError, UnavailableError, UsageError, require_extra, suggest
+from anovl.errors import CheckpointError, MissingExtraError, UnavailableError, UsageError, suggest
 
 log = logging.getLogger(__name__)
 
@@ -121,10 +122,7 @@ class Backbone:
         Raises:
             UsageError: a prompt is longer than the text tower's context; the message shows it.
         """
-        if not sentences:
-            raise UsageError("encode_text: expected at least one sentence")
-        tokens = self._tokenize(sentences)
-        chunks = [self._encode_tokens(chunk.to(self.device)).float() for chunk in tokens.split(TEXT_BATCH)]
+        chunks = [self._encode_tokens(chunk.to(self.device)).float() for chunk in self.tokenize(sentences).split(TEXT_BATCH)]
         return torch.cat(chunks)
 
     def describe(self) -> dict[str, Any]:
@@ -136,9 +134,15 @@ class Backbone:
             "dtype": str(self.dtype).removeprefix("torch."),
         }
 
-    def _tokenize(self, sentences: Sequence[str]) -> Tensor:
-        """Token ids, or an error for a sentence that would be cut: with room for one more token it changes."""
-        length = self.context_length
+    def tokenize(self, sentences: Sequence[str]) -> Tensor:
+        """Token ids [N, context_length] on the CPU.
+
+        Raises:
+            UsageError: no sentence, or one that would be cut; the message shows it.
+        """
+        if not sentences:
+            raise UsageError("text: expected at least one sentence")
+        length = self.context_length  # a sentence that is cut changes with room for one more token
         tokens = self.tokenizer(list(sentences), context_length=length)
         roomier = self.tokenizer(list(sentences), context_length=length + 1)
         cut = (tokens != roomier[:, :length]).any(dim=1).nonzero()
@@ -297,7 +301,10 @@ def _build(name: ModelName, checkpoint: Checkpoint, *, quick_gelu: bool) -> nn.M
         raise UsageError(f"{name.text} cannot be used: {reason}")
     text = config.get("text_cfg") or {}
     if text.get("hf_model_name"):
-        require_extra("transformers", "transformers", f"the text tower of {name.text}")
+        if find_spec("transformers") is None:
+            raise MissingExtraError(
+                f"the text tower of {name.text} needs a package that is not installed: pip install transformers"
+            )
         text["hf_model_pretrained"] = False  # its weights are in the checkpoint
     text_on_its_own = bool(config.pop("custom_text", False)) or bool(text.get("hf_model_name"))
     if quick_gelu:  # the tag was trained with it, whatever the architecture's default

@@ -116,7 +116,10 @@ def locate(name: ModelName, tag_config: Mapping[str, Any], *, cache_dir: Path | 
     if name.kind == "folder":
         return _in_folder(Path(name.target).expanduser())
     if name.kind == "file":
-        return _checked(Path(name.target).expanduser(), None)
+        path = Path(name.target).expanduser()
+        urls = (entry.get("url", "") for entry in tag_config.values())
+        expected = next((_url_hash(url) for url in urls if url.rsplit("/", 1)[-1] == path.name), None)
+        return _checked(path, expected, tag_config)
     if name.kind == "hub":
         return _in_hub(name.target, cache_dir, name.text, local_files_only=local_files_only, config=True)
     return _of_tag(name, tag_config, cache_dir, local_files_only=local_files_only)
@@ -177,19 +180,18 @@ def _in_folder(folder: Path) -> Checkpoint:
     raise UnavailableError(f"{folder}: no weights; expected one of {', '.join(WEIGHT_FILES)}")
 
 
-def _checked(path: Path, expected: str | None, tags: Mapping[str, str] | None = None) -> Checkpoint:
-    """Verify existence, checksum (given, or spelled at the end of the file name) and format."""
+def _checked(path: Path, expected: str | None, tags: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Verify existence, format and the beginning of the sha256; `tags` tells whose weights they are instead."""
     if not path.is_file():
         raise UnavailableError(f"model: no such file: {path}")
     digest = sha256_of(path)
-    match = _HASH_IN_NAME.search(path.name)
-    expected = expected or (match.group(1) if match else None)
     if expected and not digest.startswith(expected):
-        other = next((tag for tag, prefix in (tags or {}).items() if digest.startswith(prefix)), None)
+        prefixes = {tag: _url_hash(entry.get("url", "")) for tag, entry in (tags or {}).items()}
+        other = next((tag for tag, prefix in prefixes.items() if prefix and digest.startswith(prefix)), None)
         found = f"these are the weights of tag {other!r}" if other else "a damaged download or another model"
         raise CheckpointError(
             f"{path}: sha256 begins with {digest[: len(expected)][:16]}, expected {expected[:16]}: {found}; "
-            "delete the file and fetch it again"
+            "move the file away and fetch it again"
         )
     if path.suffix != ".safetensors" and _is_torchscript(path):
         raise CheckpointError(
@@ -231,8 +233,7 @@ def _of_tag(name: ModelName, tags: Mapping[str, Any], cache_dir: Path | None, *,
     url, hub = _addresses(name, tags)
     target = _release_file(url, cache_dir)
     if target and target.is_file():
-        prefixes = {tag: prefix for tag, entry in tags.items() if (prefix := _url_hash(entry.get("url", "")))}
-        return _checked(target, _url_hash(url), prefixes)
+        return _checked(target, _url_hash(url), tags)
     if hub:
         return _in_hub(hub, cache_dir, name.text, local_files_only=local_files_only, config=False)
     if target is None:

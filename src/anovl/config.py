@@ -94,8 +94,7 @@ def recipe(base: str | Recipe = DEFAULT_RECIPE, **changes: Any) -> Recipe:
 
     Args:
         base: "default", "paper", "released", or a Recipe.
-        **changes: fields of `Recipe` to set; a value of None means "as in the base" except for fields
-            whose base is None.
+        **changes: fields of `Recipe` to set.
 
     Raises:
         UsageError: no such recipe, no such field, or a value that is not valid.
@@ -108,4 +107,4 @@ def recipe(base: str | Recipe = DEFAULT_RECIPE, **changes: Any) -> Recipe:
     for name in changes:
         if name not in known:
             raise UsageError(suggest("recipe field", name, known))
-    return replace(base, **{k: v for k, v in changes.items() if v is not None})
+    return replace(base, **changes)

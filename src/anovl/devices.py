@@ -24,6 +24,8 @@ def pick_device(device: str | torch.device) -> torch.device:
         picked = torch.device(device)
     except RuntimeError as exc:
         raise UsageError(suggest("device", str(device), DEVICES)) from exc
+    if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count() > 0:
+        raise UsageError(f"device {device!s}: this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
     absent = (picked.type == "cuda" and not torch.cuda.is_available()) or (
         picked.type == "mps" and not torch.backends.mps.is_available()
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,20 +115,18 @@ class Prediction:
         found = []
         for i in np.flatnonzero(areas >= min_area):
             rows, columns = boxes[i]
-            inside_y, inside_x = np.nonzero(labels[rows, columns] == i + 1)
+            inside = labels[rows, columns] == i + 1
+            x = float(inside.sum(axis=0) @ np.arange(inside.shape[1])) / areas[i]
+            y = float(inside.sum(axis=1) @ np.arange(inside.shape[0])) / areas[i]
             found.append(
                 Region(
                     box=(columns.start, rows.start, columns.stop, rows.stop),
                     area=int(areas[i]),
                     peak=float(peaks[i]),
-                    centroid=(float(columns.start + inside_x.mean()), float(rows.start + inside_y.mean())),
+                    centroid=(float(columns.start + x), float(rows.start + y)),
                 )
             )
         return sorted(found, key=lambda region: (-region.peak, -region.area))
-
-    @cached_property
-    def _own_regions(self) -> list[Region]:
-        return self.regions()
 
     def to_dict(self) -> dict[str, Any]:
         """The row of predictions.jsonl: plain values, no arrays."""
@@ -141,7 +138,7 @@ class Prediction:
             "pred_label": self.pred_label,
             "threshold": self.threshold,
             "map_size": list(self.anomaly_map.shape),
-            "regions": [region.to_dict() for region in self._own_regions],
+            "regions": [region.to_dict() for region in self.regions()],
             "timings_ms": {stage: round(ms, 3) for stage, ms in self.timings_ms.items()},
         }
 

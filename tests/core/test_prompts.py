@@ -61,8 +61,8 @@ def test_own_words():
         domain_words=("x-ray image", "ultrasound scan"),
     )
     prompts = build_prompts("weld", words)
-    assert prompts.normal == ("a x-ray image of normal weld", "an ultrasound scan of normal weld")
-    assert prompts.abnormal == ("a x-ray image of abnormal weld", "an ultrasound scan of abnormal weld")
+    assert prompts.normal == ("an x-ray image of normal weld", "an ultrasound scan of normal weld")
+    assert prompts.abnormal == ("an x-ray image of abnormal weld", "an ultrasound scan of abnormal weld")
 
 
 @pytest.mark.parametrize(

@@ -283,7 +283,7 @@ def test_first_frame_of_an_animation(form, options, caplog, tmp_path):
     with caplog.at_level(logging.INFO):
         np.testing.assert_array_equal(pixels(path), np.asarray(first))
     record = next(r for r in caplog.records if "frames" in r.getMessage())
-    assert record.levelno == logging.INFO
+    assert record.levelno == logging.WARNING
     assert str(path) in record.getMessage()
 
 

@@ -63,15 +63,15 @@ def test_ground_truth_beside_test_is_left_out(tmp_path):
 
 def test_excluded_folder(tmp_path, monkeypatch):
     touch(tmp_path, "a.png", "out/overlay/a.png", "deep/out/b.png")
-    assert names(tmp_path, exclude=tmp_path / "out") == ["a.png", "deep/out/b.png"]
+    assert names(tmp_path, exclude=[tmp_path / "out"]) == ["a.png", "deep/out/b.png"]
     monkeypatch.chdir(tmp_path)
-    assert names(tmp_path, exclude=Path("out")) == ["a.png", "deep/out/b.png"]
-    assert names(".", exclude=Path("deep/../out")) == ["a.png", "deep/out/b.png"]
+    assert names(tmp_path, exclude=[Path("out")]) == ["a.png", "deep/out/b.png"]
+    assert names(".", exclude=[Path("deep/../out")]) == ["a.png", "deep/out/b.png"]
 
 
 def test_excluded_folder_in_a_glob(tmp_path):
     touch(tmp_path, "a.png", "out/overlay/a.png")
-    assert names(f"{tmp_path}/**/*.png", exclude=tmp_path / "out") == ["a.png"]
+    assert names(f"{tmp_path}/**/*.png", exclude=[tmp_path / "out"]) == ["a.png"]
 
 
 def test_same_stem_with_different_suffix(tmp_path):
@@ -143,7 +143,8 @@ def test_single_image_without_file(image):
 def test_list_of_paths(tmp_path):
     listed = ["a.png", Path("a.png"), "b/a.png", "a.jpg"]
     assert names(listed) == ["a.png", "a.png", "b/a.png", "a.jpg"]
-    assert stems(listed) == ["a", "a-2", "b/a", "a-3"]
+    assert stems(listed) == ["a.png", "a.png-2", "b/a", "a.jpg"]
+    assert stems(iter(listed)) == ["a.png", "a.png-2", "b/a.png", "a.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,59 @@ def test_tables(run, pictures, tmp_path, table):
     assert tree(tmp_path / "out") == sorted(["predictions.jsonl", f"predictions.{table}", "run.json"])
 
 
+def test_resume_counts_kept_anomalies_and_drops_stale_tables(run, pictures, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("predict", pictures, "--class-name", "nut", "-o", out, "--save", "none", "--threshold", "0", "--fail-on-anomaly")
+    assert run(*arguments, "--format", "csv").exit_code == 4
+    Image.new("RGB", (9, 9)).save(pictures / "z.png")
+    resumed = run(*arguments, "--resume")
+    assert resumed.exit_code == 4
+    assert "1 scored, 6 anomalous" in resumed.stderr
+    assert tree(out) == ["predictions.jsonl", "run.json"]
+
+
+def test_another_source_is_not_resumed(run, pictures, tmp_path):
+    out = tmp_path / "out"
+    assert run("predict", pictures, "--class-name", "nut", "-o", out, "--save", "none").exit_code == 0
+    assert run("predict", f"{pictures}/", "--class-name", "nut", "-o", out, "--save", "none", "--resume").exit_code == 0
+    other = run("predict", pictures / "deep", "--class-name", "nut", "-o", out, "--save", "none", "--resume")
+    assert other.exit_code == 2
+    assert "source: was" in other.stderr
+
+
+def test_lists_of_files_do_not_overwrite_each_other(run, pictures, tmp_path):
+    Image.new("RGB", (9, 9)).save(pictures / "b.png")
+    listed = f"{pictures / 'b.png'}\n{pictures / 'b.jpg'}\n"
+    assert run("predict", "-", "--class-name", "nut", "-o", tmp_path / "out", stdin=listed).exit_code == 0
+    written = [name for name in tree(tmp_path / "out") if name.startswith("overlay")]
+    assert [name.rsplit("/", 1)[-1] for name in written] == ["b.jpg.png", "b.png.png"]
+
+
+def test_a_mistake_leaves_nothing_behind(run, pictures, tmp_path):
+    out = tmp_path / "out"
+    for arguments, stdin in (([pictures, "--batch-size", "0"], ""), (["-"], "\n\n"), ([pictures, "--domain", "x"], "")):
+        assert run("predict", *arguments, "--class-name", "nut", "-o", out, stdin=stdin).exit_code == 2
+        assert not out.exists() or tree(out) == []
+    assert run("predict", pictures, "--class-name", "nut", "-o", out).exit_code == 0
+
+
+def test_record_names_the_settings_in_force(run, pictures, tmp_path):
+    out = tmp_path / "out"
+    run("predict", pictures, "--class-name", "nut", "-o", out, "--save", "none", "--method", "clip", "--recipe", "released")
+    record = json.loads((out / "run.json").read_text())
+    assert record["settings"]["recipe"]["attention"] == "qkv"
+    assert record["settings"]["recipe"]["image_score"] == "class_token"
+    assert record["device"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--method", "nope"], ["--device", "tpu"], ["--dtype", "x"], ["--domain", "foo"], ["--state", "bad"], ["--threshold", "3"]],
+)
+def test_dry_run_checks_everything(run, pictures, wrong):
+    assert run("predict", pictures, "--class-name", "nut", "--dry-run", *wrong).exit_code == 2
+
+
 def test_ground_truth_is_drawn(run, tmp_path):
     root = tmp_path / "thing"
     for path, pixels in {
@@ -226,7 +279,10 @@ WRONG = {
     "unknown dtype": (["{pictures}", "--dtype", "fp8"], 2, "unknown dtype"),
     "wrong image size": (["{pictures}", "--image-size", "big"], 2, "S or HxW"),
     "image size off the grid": (["{pictures}", "--image-size", "250"], 2, "240 or 256 would do"),
-    "wrong batch size": (["{pictures}", "--batch-size", "0"], 2, "at least 1"),
+    "wrong batch size": (["{pictures}", "--batch-size", "0"], 2, "--batch-size"),
+    "save without a folder": (["{pictures}", "--save", "mask"], 2, "needs an output folder"),
+    "table without a folder": (["{pictures}", "--format", "csv"], 2, "needs an output folder"),
+    "long source": (["x" * 300], 2, "not a file name"),
     "wrong threshold": (["{pictures}", "--threshold", "2"], 2, "threshold"),
     "wrong limit": (["{pictures}", "--max-pixels", "0"], 2, "at least 1 pixel"),
     "resume without a folder": (["{pictures}", "--resume"], 2, "needs an output folder"),
@@ -253,7 +309,13 @@ def test_wrong_usage(run, pictures, tmp_path, case):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("clas-name = 'x'", "did you mean 'class-name'"), ("x = [", "not valid TOML"), ("threshold = 'high'", "threshold")],
+    [
+        ("clas-name = 'x'", "did you mean 'class-name'"),
+        ("x = [", "not valid TOML"),
+        ("threshold = 'high'", "threshold"),
+        ("domain = ['a']", "expected one value"),
+        ("defect = 'dent'", "expected a list"),
+    ],
 )
 def test_wrong_config(run, pictures, tmp_path, text, message):
     (tmp_path / "run.toml").write_text(text)

@@ -34,6 +34,13 @@ class _State:
     debug = False
 
 
+class _StderrHandler(logging.Handler):
+    """Writes to whatever sys.stderr is at that moment, so that a progress bar can keep its line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)  # noqa: T201 -- stderr is the log
+
+
 def _version(value: bool) -> None:  # noqa: FBT001 -- typer calls it so
     if value:
         typer.echo(f"anovl {__version__}")
@@ -51,7 +58,7 @@ def options(
     """Find defects in images of things the model was never trained on."""
     del version
     _State.debug = debug
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     handler.setFormatter(logging.Formatter("anovl: %(levelname)s: %(message)s"))
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; our own limit decides
     logger = logging.getLogger("anovl")
@@ -86,7 +93,7 @@ def guarded(verb: Callable[P, int | None]) -> Callable[P, None]:
         except Exception as exc:
             if _State.debug:
                 raise
-            typer.echo(f"anovl: error: {type(exc).__name__}: {exc} (--debug shows where)", err=True)
+            typer.echo(f"anovl: error: {type(exc).__name__}: {exc} (`anovl --debug ...` shows where)", err=True)
             code = 1
         raise typer.Exit(code)
 

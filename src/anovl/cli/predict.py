@@ -12,7 +12,7 @@ import typer
 
 from anovl.cli import words
 from anovl.cli.info import versions
-from anovl.cli.run import Run, count_images, named_source
+from anovl.cli.run import Run, count_images, named_source, resolved
 from anovl.cli.settings import load_config
 from anovl.config import DEFAULT_MODEL, DEFAULT_RECIPE, DEFAULT_THRESHOLD, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from anovl.errors import UsageError, suggest
@@ -39,17 +39,21 @@ def predict(
     template: words.Templates = None,
     domain_word: words.DomainWords = None,
     prompt_file: words.PromptFile = None,
-    threshold: Annotated[float, typer.Option(help="Score from which an image or pixel counts as anomalous.")] = DEFAULT_THRESHOLD,
+    threshold: Annotated[
+        float, typer.Option(help="Score from which an image or pixel counts as anomalous.", min=0, max=1)
+    ] = DEFAULT_THRESHOLD,
     output: Annotated[str, typer.Option("--output", "-o", help="Output folder; - writes JSON lines to stdout.")] = "-",
-    save: Annotated[str, typer.Option(help="Pictures to save: overlay,heatmap,mask,map, or none.")] = "overlay",
+    save: Annotated[
+        str | None, typer.Option(help="Pictures to save: overlay,heatmap,mask,map, or none; default overlay.")
+    ] = None,
     map_format: Annotated[str, typer.Option(help="Of saved maps: npy (float32) or png16.")] = "npy",
     table: Annotated[
         str, typer.Option("--format", help="jsonl; csv or parquet adds that table.", envvar="ANOVL_FORMAT")
     ] = "jsonl",
     output_size: Annotated[str | None, typer.Option(help="Map size: image or input (the model's); default the recipe's.")] = None,
     image_size: Annotated[str | None, typer.Option(help="Model input size, S or HxW, if not the trained one.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a pass.")] = 8,
-    workers: Annotated[int, typer.Option(help="Decoding threads.")] = 2,
+    batch_size: Annotated[int, typer.Option(help="Images a pass.", min=1)] = 8,
+    workers: Annotated[int, typer.Option(help="Decoding threads.", min=1)] = 2,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto (fp32), fp32, bf16, fp16.")] = "auto",
     cache_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
@@ -73,55 +77,29 @@ def predict(
     """
     del config
     folder = None if output == "-" else Path(output)
-    kinds = [kind for kind in save.split(",") if kind and kind != "none"]
+    kinds = [kind for kind in (part.strip() for part in (save or "overlay").split(",")) if kind and kind != "none"]
     _check_choices(kinds, table, map_format, output_size)
-    if resume and folder is None:
-        raise UsageError("--resume needs an output folder, -o FOLDER")
+    if folder is None and (resume or save or table != "jsonl"):
+        raise UsageError("--resume, --save and --format: each needs an output folder, -o FOLDER")
+    size = _parse_size(image_size)
     source = named_source(sources)
     count = count_images(source, folder)
 
+    # Whatever can be wrong without the model is told before it is loaded, or downloaded.
     from anovl.backbones import check_available
     from anovl.config import recipe as make_recipe
-    from anovl.core.prompts import similar_known_class
+    from anovl.core.prompts import build_prompts, similar_known_class
     from anovl.data.images import ImageLimits
+    from anovl.devices import pick_device, pick_dtype
+    from anovl.methods import method_class
+    from anovl.render.writers import FolderWriter, StreamWriter, check_folder
 
-    if near := similar_known_class(class_name):
-        log.warning("class name %r: did you mean %r? (any name is allowed)", class_name, near)
-    settings: dict[str, Any] = {
-        "source": source if isinstance(source, str) else "list",
-        "class_name": class_name,
-        "method": method,
-        "recipe": make_recipe(recipe).to_dict(),
-        "threshold": threshold,
-        "save": sorted(kinds),
-        "map_format": map_format,
-        "output_size": output_size,
-    }
-    size = _parse_size(image_size)
-    if dry_run:
-        checkpoint = check_available(model, arch=arch, cache_dir=cache_dir)
-        plan = {"images": count, "weights": str(checkpoint.weights), "weights_sha256": checkpoint.sha256, **settings}
-        typer.echo(json.dumps(plan, indent=2))
-        return 0
-
-    from anovl.detector import AnoVL
-    from anovl.render.writers import FolderWriter, StreamWriter
-
-    detector = AnoVL.from_pretrained(
-        model,
-        arch=arch,
-        recipe=recipe,
-        method=method,
-        device=device,
-        dtype=dtype,
-        image_size=size,
-        local_files_only=offline,
-        cache_dir=cache_dir,
-        threshold=threshold,
-        limits=ImageLimits(max_pixels=max_pixels, max_bytes=max_bytes),
-    )
-    chosen = words.wording(
-        detector.method.wording,
+    limits = ImageLimits(max_pixels=max_pixels, max_bytes=max_bytes)
+    pick_device(device)
+    pick_dtype(dtype)
+    chosen_recipe = make_recipe(recipe)
+    chosen_words = words.wording(
+        method_class(method).wording,
         domain=domain,
         defects=defect,
         states=state,
@@ -129,10 +107,48 @@ def predict(
         domain_words=domain_word,
         prompt_file=prompt_file,
     )
-    settings |= {"model": detector.backbone.describe(), "words": chosen.to_dict(), "seed": None}
-    record = {"versions": versions(), "settings": settings}
+    build_prompts(class_name, chosen_words, style=chosen_recipe.prompts)
+    if folder is not None:
+        check_folder(folder, resume=resume)
+    if near := similar_known_class(class_name):
+        log.warning("class name %r: did you mean %r? (any name is allowed)", class_name, near)
+    settings: dict[str, Any] = {
+        "source": resolved(source),
+        "class_name": class_name,
+        "method": method,
+        "recipe": chosen_recipe.to_dict(),
+        "words": chosen_words.to_dict(),
+        "threshold": threshold,
+        "save": sorted(kinds) if folder else [],
+        "map_format": map_format,
+        "output_size": output_size,
+        "seed": None,  # nothing is drawn at random without adaptation
+    }
+    if dry_run:
+        checkpoint = check_available(model, arch=arch, cache_dir=cache_dir)
+        plan = {"images": count, "weights": str(checkpoint.weights), "weights_sha256": checkpoint.sha256, **settings}
+        typer.echo(json.dumps(plan, indent=2))
+        return 0
+
+    from anovl.detector import AnoVL
+
+    detector = AnoVL.from_pretrained(
+        model,
+        arch=arch,
+        recipe=chosen_recipe,
+        method=method,
+        device=device,
+        dtype=dtype,
+        image_size=size,
+        local_files_only=offline,
+        cache_dir=cache_dir,
+        threshold=threshold,
+        limits=limits,
+    )
+    settings |= {"model": detector.backbone.describe(), "recipe": detector.method.recipe.to_dict()}
+    record = {"versions": versions(), "device": str(detector.backbone.device), "settings": settings}
     work = Run(
-        job=detector.job(class_name, wording=chosen, output_size=output_size),  # type: ignore[arg-type]
+        job=detector.job(class_name, wording=chosen_words, output_size=output_size),  # type: ignore[arg-type]
         source=source,
         folder=folder,
         count=count,
@@ -141,11 +157,9 @@ def predict(
         draws="overlay" in kinds and folder is not None,
     )
     if folder is None:
-        code = work.execute(StreamWriter(sys.stdout), fail_on_anomaly=fail_on_anomaly)
-    else:
-        writer = FolderWriter(folder, record, save=kinds, table=table, map_format=map_format, resume=resume)  # type: ignore[arg-type]
-        code = work.execute(writer, fail_on_anomaly=fail_on_anomaly)
-    return code
+        return work.execute(StreamWriter(sys.stdout), fail_on_anomaly=fail_on_anomaly)
+    writer = FolderWriter(folder, record, save=kinds, table=table, map_format=map_format, resume=resume)  # type: ignore[arg-type]
+    return work.execute(writer, fail_on_anomaly=fail_on_anomaly)
 
 
 def _check_choices(kinds: list[str], table: str, map_format: str, output_size: str | None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,17 +45,26 @@ def named_source(arguments: list[str]) -> Source:
     return arguments
 
 
-def items_of(source: Source, exclude: Path | None) -> Iterator[SourceItem]:
-    """Images of a source, in order; paths on stdin are read as they come."""
+def resolved(source: Source) -> Source:
+    """The source as run.json records it: absolute, so that a resumed run can tell another one."""
+    if source == "-":
+        return source
+    return os.path.abspath(source) if isinstance(source, str) else [os.path.abspath(path) for path in source]  # noqa: PTH100
+
+
+def items_of(source: Source, folder: Path | None) -> Iterator[SourceItem]:
+    """Images of a source, in order, without what a run wrote to its output folder; stdin is read as it comes."""
     from anovl.data.sources import iter_source
 
     if source == "-":
-        lines = (line.rstrip("\r\n") for line in sys.stdin)
+        lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)  # file names may be no UTF-8
         return iter_source(line for line in lines if line)
-    return iter_source(source, exclude=exclude)
+    from anovl.render.writers import PICTURES
+
+    return iter_source(source, exclude=[folder / kind for kind in PICTURES] if folder else [])
 
 
-def count_images(source: Source, exclude: Path | None) -> int | None:
+def count_images(source: Source, folder: Path | None) -> int | None:
     """How many images there are; None where only the end will tell.
 
     Raises:
@@ -61,7 +72,7 @@ def count_images(source: Source, exclude: Path | None) -> int | None:
     """
     if source == "-":
         return None
-    count = sum(1 for _ in items_of(source, exclude))
+    count = sum(1 for _ in items_of(source, folder))
     if count == 0:
         raise NothingToDoError(f"source: no image in {source} (PNG, JPEG, BMP, TIFF, WebP, GIF, PPM, by file suffix)")
     return count
@@ -114,9 +125,14 @@ class Run:
         from anovl.render.writers import FolderWriter
 
         done = writer.done
-        items = (item for item in items_of(self.source, self.folder) if item.key not in done)
+        source = items_of(self.source, self.folder)
+        first = next(source, None)
+        if first is None:
+            raise NothingToDoError("source: no path came on stdin")
+        items = (item for item in itertools.chain([first], source) if item.key not in done)
         left = None if self.count is None else max(0, self.count - len(done))
-        scored = anomalous = failed = 0
+        scored = failed = 0
+        anomalous = sum(done.values())
         try:
             with writer, progress(left) as advance:
                 outcomes = run(self.job, items, batch_size=self.batch_size, workers=self.workers, keep_pictures=self.draws)
@@ -134,13 +150,13 @@ class Run:
                     writer.write(item.image_path, prediction, stem=item.stem, picture=outcome.picture, truth=truth)
                     scored += 1
                     anomalous += prediction.pred_label
-                if self.count is None and scored + failed + len(done) == 0:
-                    raise NothingToDoError("source: no path came on stdin")
                 if isinstance(writer, FolderWriter):
                     writer.run["counts"] = {"scored": scored + len(done), "failed": failed}
-        except KeyboardInterrupt:
+        except BaseException:
             if self.folder is not None:
-                typer.echo(f"anovl: {scored} images are done; the same command with --resume goes on", err=True)
+                typer.echo(
+                    f"anovl: stopped with {scored + len(done)} images done; the same command with --resume goes on", err=True
+                )
             raise
         if not is_quiet():
             kept = f", {len(done)} kept from before" if done else ""

@@ -38,7 +38,7 @@ def load_config(context: typer.Context, value: Path | None) -> Path | None:
     except UsageError as exc:
         raise typer.BadParameter(str(exc)) from exc
     known = {
-        flag.removeprefix("--"): str(parameter.name)
+        flag.removeprefix("--"): parameter
         for parameter in context.command.params
         for flag in parameter.opts
         if flag.startswith("--") and flag != "--config"
@@ -48,6 +48,10 @@ def load_config(context: typer.Context, value: Path | None) -> Path | None:
         flag = key.replace("_", "-")
         if flag not in known:
             raise typer.BadParameter(f"{value}: {suggest('option', key, known)}")
-        defaults[known[flag]] = setting
+        parameter = known[flag]
+        if isinstance(setting, list) != bool(getattr(parameter, "multiple", False)) or isinstance(setting, dict):
+            kind = "a list" if getattr(parameter, "multiple", False) else "one value"
+            raise typer.BadParameter(f"{value}: {key}: expected {kind}, got {setting!r}")
+        defaults[str(parameter.name)] = setting
     context.default_map = {**(context.default_map or {}), **defaults}
     return value

@@ -17,16 +17,26 @@ Domain = Annotated[
     str | None,
     typer.Option(help="auto, object, texture or plain: which domain words the prompts use."),
 ]
-Defects = Annotated[list[str] | None, typer.Option("--defect", help="A known defect, such as scratch; repeat for more.")]
+Defects = Annotated[
+    list[str] | None, typer.Option("--defect", help="A known defect, such as scratch; repeat for more.", allow_from_autoenv=False)
+]
 States = Annotated[
     list[str] | None,
-    typer.Option("--state", help="Own state words 'normal|abnormal', such as 'intact|cracked' or '{class} whole|torn {class}'."),
+    typer.Option(
+        "--state",
+        help="Own state words 'normal|abnormal', such as 'intact|cracked' or '{class} whole|torn {class}'.",
+        allow_from_autoenv=False,
+    ),
 ]
 Templates = Annotated[
-    list[str] | None, typer.Option("--template", help="Own template, such as 'a {domain} of a {object}'; repeat for more.")
+    list[str] | None,
+    typer.Option(
+        "--template", help="Own template, such as 'a {domain} of a {object}'; repeat for more.", allow_from_autoenv=False
+    ),
 ]
 DomainWords = Annotated[
-    list[str] | None, typer.Option("--domain-word", help="Own domain word, such as 'x-ray image'; repeat for more.")
+    list[str] | None,
+    typer.Option("--domain-word", help="Own domain word, such as 'x-ray image'; repeat for more.", allow_from_autoenv=False),
 ]
 PromptFile = Annotated[
     Path | None,

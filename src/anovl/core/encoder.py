@@ -42,12 +42,10 @@ class Encoder(nn.Module, ABC):
     Attributes:
         image_size: (H, W) of its input in pixels.
         grid: (h, w) of its patch tokens, M = h * w.
-        dim: C, the width of the joint embedding.
     """
 
     image_size: tuple[int, int]
     grid: tuple[int, int]
-    dim: int
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Both paths.
@@ -126,7 +124,6 @@ class ViTEncoder(Encoder):
         self.heads = self.blocks[0].attn.num_heads
         self.image_size = image_size or cast("tuple[int, int]", tuple(visual.image_size))
         self.grid = _grid(self.image_size, tuple(visual.patch_size), exact=image_size is not None)
-        self.dim = self.proj.shape[1]
         position = resize_position_embedding(visual.positional_embedding.detach(), visual.grid_size, self.grid)
         self.register_buffer("positional_embedding", position, persistent=False)
 
@@ -211,7 +208,6 @@ class ResNetEncoder(Encoder):
         trained = visual.image_size if isinstance(visual.image_size, int) else visual.image_size[0]
         self.image_size = image_size or (trained, trained)
         self.grid = _grid(self.image_size, (32, 32), exact=image_size is not None)
-        self.dim = self.pool.c_proj.out_features
         old = (trained // 32, trained // 32)
         position = resize_position_embedding(self.pool.positional_embedding.detach(), old, self.grid)
         self.register_buffer("positional_embedding", position, persistent=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -179,11 +180,11 @@ def _defect_pair(defect: str) -> tuple[str, str]:
 
 
 def _article(word: str) -> str:
-    return "an" if word[:1].lower() in "aeiou" else "a"
+    return "an" if word.lower().startswith(("a", "e", "i", "o", "u", "x-")) else "a"
 
 
 def _fill(template: str, word: str, noun: str) -> str:
-    sentence = template.replace("a {domain}", f"{_article(word)} {{domain}}")
+    sentence = re.sub(r"\ba \{domain\}", f"{_article(word)} {{domain}}", template)
     return sentence.replace("{domain}", word).replace("{object}", noun)
 
 

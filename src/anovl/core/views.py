@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-COUNT = 22  # with the identity
 _ANGLES = (math.pi / 4, 3 * math.pi / 16, math.pi / 8, math.pi / 16)
 _SHIFTS = (0.2, 0.1)
 _LUMA = (0.299, 0.587, 0.114)

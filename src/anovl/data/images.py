@@ -189,7 +189,7 @@ def _from_bytes(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
     with picture:
         limits.check_pixels(name, *picture.size)
         if getattr(picture, "is_animated", False):
-            log.info("%s: several frames, taking the first", name)
+            log.warning("%s: several frames, taking the first", name)
         return _to_rgb(picture, name)
 
 

@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -38,13 +38,13 @@ class SourceItem:
         return self.stem if self.image_path is None else self.image_path
 
 
-def iter_source(source: Any, *, exclude: Path | None = None) -> Iterator[SourceItem]:
+def iter_source(source: Any, *, exclude: Collection[Path] = ()) -> Iterator[SourceItem]:
     """Every image of a source, lazily, in the same order each time for files on disk.
 
     Args:
         source: an image (see `load_image`), a folder (searched through, by file suffix; hidden entries and a
             ground_truth folder beside a test folder left out), a glob, or an iterable of images and paths.
-        exclude: a folder not to search, such as the output folder.
+        exclude: folders not to search, such as those a run writes its pictures to.
 
     Raises:
         UsageError: no such file or folder, or a type that is no source.
@@ -64,7 +64,7 @@ def find_mask(image: Path) -> Path | None:
 
     ".../test/scratch/000.png" has ".../ground_truth/scratch/000_mask.png" (or "000.png").
     """
-    defect = image.parent
+    defect = image.absolute().parent
     if defect.parent.name != "test":
         return None
     folder = defect.parent.parent / "ground_truth" / defect.name
@@ -72,23 +72,26 @@ def find_mask(image: Path) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _from_path(source: str | Path, exclude: Path | None) -> Iterator[SourceItem]:
+def _from_path(source: str | Path, exclude: Collection[Path]) -> Iterator[SourceItem]:
     path = Path(source)
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), os.path.lexists(path)
+    except (OSError, ValueError) as exc:  # a name that is too long, or has a NUL byte
+        raise UsageError(f"source: not a file name: {str(source)[:80]!r} ({exc})") from exc
+    if is_folder:
         yield from _from_folder(path, exclude)
-    elif os.path.lexists(path):
+    elif is_there:
         yield SourceItem(path, path.name, _safe(Path(path.stem)))
     elif glob.has_magic(str(source)):
         matches = glob.glob(str(source), recursive=True)  # noqa: PTH207 -- Path.glob takes no absolute pattern
-        found = sorted(Path(match) for match in matches)
         root = Path(*_plain_parts(path))
-        skip = exclude.resolve() if exclude else None
-        files = [
-            file
-            for file in found
-            if file.suffix.lower() in SUFFIXES and not file.is_dir() and (skip is None or skip not in file.resolve().parents)
-        ]
-        yield from _named(((file, file.relative_to(root) if root.parts else file) for file in files), set())
+        skip = tuple(os.path.realpath(folder) + os.sep for folder in exclude)
+        files: dict[str, Path] = {}  # by real path: a link to a folder above would list its files again and again
+        for file in sorted(Path(match) for match in matches):
+            real = os.path.realpath(file)
+            if file.suffix.lower() in SUFFIXES and not os.path.isdir(real) and not real.startswith(skip):  # noqa: PTH112
+                files.setdefault(real, file)
+        yield from _named(((file, file.relative_to(root) if root.parts else file) for file in files.values()), set())
     else:
         raise UsageError(f"source: no such file or folder: {source}")
 
@@ -103,8 +106,8 @@ def _plain_parts(pattern: PurePath) -> list[str]:
     return parts
 
 
-def _from_folder(root: Path, exclude: Path | None) -> Iterator[SourceItem]:
-    skip = exclude.resolve() if exclude else None
+def _from_folder(root: Path, exclude: Collection[Path]) -> Iterator[SourceItem]:
+    skip = {os.path.realpath(folder) for folder in exclude}
 
     def unreadable(error: OSError) -> None:
         log.warning("skipping a folder that cannot be read: %s (%s)", error.filename, error.strerror)
@@ -112,8 +115,12 @@ def _from_folder(root: Path, exclude: Path | None) -> Iterator[SourceItem]:
     for folder, folders, files in os.walk(root, onerror=unreadable):
         here = Path(folder)
         masks = {"ground_truth"} if "test" in folders else set()
+        for name in (name for name in folders if (here / name).is_symlink()):
+            log.warning("skipping a linked folder: %s (name it as the source to search it)", here / name)
         folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and name not in masks and (here / name).resolve() != skip
+            name
+            for name in folders
+            if not name.startswith(".") and name not in masks and os.path.realpath(here / name) not in skip
         )
         names = sorted(name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
         # A subfolder "x.png" would stand where the output "x.png" of a picture "x" goes.
@@ -131,15 +138,25 @@ def _named(pairs: Iterable[tuple[Path, Path]], taken: set[str]) -> Iterator[Sour
 
 
 def _from_iterable(images: Iterable[Any]) -> Iterator[SourceItem]:
+    """Items of a list, whose clashes are known, or of an iterator, where a name must not depend on what comes."""
+    counts = (
+        Counter(_bare(image) for image in images if isinstance(image, str | Path)) if isinstance(images, list | tuple) else None
+    )
     taken: set[str] = set()
     for index, image in enumerate(images):
         if isinstance(image, str | Path):
-            stem = Path(image).with_suffix("") if Path(image).name else Path(f"image-{index:06d}")
+            alone = counts is not None and counts[_bare(image)] == 1
+            stem = (_bare(image) if alone else Path(image)) if Path(image).name else Path(f"image-{index:06d}")
             yield SourceItem(Path(image), str(image), _unique(_safe(stem), taken))
         elif is_single_image(image):
             yield SourceItem(image, None, _unique(f"image-{index:06d}", taken))
         else:
             raise UsageError(f"source: element {index} is no image: {describe(image)}")
+
+
+def _bare(image: str | Path) -> Path:
+    """The path without its suffix."""
+    return Path(image).with_suffix("") if Path(image).name else Path(image)
 
 
 def _unique(stem: str, taken: set[str]) -> str:

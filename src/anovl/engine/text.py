@@ -1,4 +1,4 @@
-"""Text features of a class, computed once: kept in memory and on disk by (weights, precision, prompts)."""
+"""Text features of a class, computed once: kept in memory and on disk by (weights, architecture, precision, prompts)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from anovl.files import replacing
 log = logging.getLogger(__name__)
 
 IN_MEMORY = 32  # classes; one takes 2.4 MB with the paper's prompts and backbone
-_FORMAT = "1"
+_FORMAT = "2"
 
 
 class TextCache:
@@ -45,25 +45,26 @@ class TextCache:
         Raises:
             UsageError: a prompt is longer than the context.
         """
-        key = self._key(prompts)
-        if key in self._memory:
-            self._memory.move_to_end(key)
-            return self._memory[key]
-        path = self.folder / f"{key}.safetensors"
+        if prompts.key in self._memory:
+            self._memory.move_to_end(prompts.key)
+            return self._memory[prompts.key]
+        path = self.folder / f"{self._digest(prompts)}.safetensors"
         features = self._read(path, len(prompts.normal))
         if features is None:
             embeddings = self.backbone.encode_text([*prompts.normal, *prompts.abnormal])
             features = text_features(*embeddings.split(len(prompts.normal)))
             self._write(path, features)
-        self._memory[key] = features
+        self._memory[prompts.key] = features
         if len(self._memory) > IN_MEMORY:
             self._memory.popitem(last=False)
         return features
 
-    def _key(self, prompts: PromptSet) -> str:
+    def _digest(self, prompts: PromptSet) -> str:
+        """Whatever the features depend on: weights, architecture (its repr), precision, token ids."""
         backbone = self.backbone
-        parts = (_FORMAT, backbone.weights_id, str(backbone.dtype), str(backbone.context_length), prompts.key)
-        return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+        digest = hashlib.sha256("\n".join((_FORMAT, backbone.weights_id, repr(backbone.clip), str(backbone.dtype))).encode())
+        digest.update(backbone.tokenize([*prompts.normal, *prompts.abnormal]).numpy().tobytes())
+        return digest.hexdigest()
 
     def _read(self, path: Path, count: int) -> TextFeatures | None:
         try:

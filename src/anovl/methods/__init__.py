@@ -15,16 +15,25 @@ METHODS: dict[str, str] = {
 }
 
 
+def method_class(name: str) -> type[Method]:
+    """The class of a method; its `wording` tells the words before there is a model.
+
+    Raises:
+        UsageError: no such method.
+    """
+    if name not in METHODS:
+        raise UsageError(suggest("method", name, METHODS))
+    module, _, attribute = METHODS[name].partition(":")
+    return cast("type[Method]", getattr(importlib.import_module(module), attribute))
+
+
 def make_method(name: str, model: VisionModel, recipe: Recipe) -> Method:
     """A method on a backbone.
 
     Raises:
         UsageError: no such method, or the recipe does not fit the backbone.
     """
-    if name not in METHODS:
-        raise UsageError(suggest("method", name, METHODS))
-    module, _, attribute = METHODS[name].partition(":")
-    return cast("Method", getattr(importlib.import_module(module), attribute)(model, recipe))
+    return method_class(name)(model, recipe)
 
 
-__all__ = ["METHODS", "Method", "VisionModel", "make_method"]
+__all__ = ["METHODS", "Method", "VisionModel", "make_method", "method_class"]

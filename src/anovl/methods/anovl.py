@@ -6,6 +6,8 @@ arXiv:2308.15939).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -25,8 +27,10 @@ class AnoVLMethod:
             that is not square.
     """
 
+    wording: ClassVar[Wording] = Wording()
+
     def __init__(self, model: VisionModel, recipe: Recipe) -> None:
-        self.wording = Wording()
+        self.recipe = recipe
         self.encoder = model.encoder(recipe.attention, recipe.layers)
         self.logit_scale = recipe.logit_scale or model.logit_scale
         self.all_views = recipe.image_score == "class_token_22views"

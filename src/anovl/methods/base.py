@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from anovl.config import Attention
+from anovl.config import Attention, Recipe
 from anovl.core.encoder import Encoder
 from anovl.core.prompts import Wording
 from anovl.core.scoring import Scores, TextFeatures
@@ -27,14 +27,18 @@ class Method(Protocol):
     """One system: words, and scores from pixels and text features.
 
     Attributes:
+        recipe: the settings in force, which a method may narrow.
         wording: the words its prompts are made of unless the user says otherwise.
         encoder: the image tower with this method's local path.
         logit_scale: the factor on cosines that its scores were made with.
     """
 
-    wording: Wording
+    recipe: Recipe
+    wording: ClassVar[Wording]
     encoder: Encoder
     logit_scale: float
+
+    def __init__(self, model: VisionModel, recipe: Recipe) -> None: ...
 
     def score(self, pixel_values: Tensor, text: TextFeatures) -> Scores:
         """Scores of a batch.

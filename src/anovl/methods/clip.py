@@ -20,6 +20,7 @@ PLAIN_PROMPT = Wording(
 class CLIPMethod(AnoVLMethod):
     """S_AD of the class token, S_AL of the last layer's ordinary patch tokens (ln_post, projection)."""
 
+    wording = PLAIN_PROMPT
+
     def __init__(self, model: VisionModel, recipe: Recipe) -> None:
         super().__init__(model, replace(recipe, attention="qkv", layers=None, image_score="class_token"))
-        self.wording = PLAIN_PROMPT

@@ -10,6 +10,7 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -88,18 +89,40 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
+def check_folder(folder: Path, *, resume: bool) -> bool:
+    """True for a folder that holds a run, which only `resume` may touch. Changes nothing.
+
+    Raises:
+        UsageError: a run is there and `resume` is off.
+        OutputError: the path is not a folder, or cannot be looked into.
+    """
+    try:
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise OutputError(f"{folder}: the output folder cannot be written (a file of that name is in the way)")
+        earlier = next((name for name in (ROWS, RUN, f"{TEMPORARY_PREFIX}{ROWS}") if (folder / name).exists()), None)
+    except PermissionError as exc:
+        raise OutputError(f"{folder}: the output folder cannot be written ({exc.strerror})") from exc
+    if earlier and not resume:
+        raise UsageError(f"{folder} already holds a run ({earlier}): go on with it by --resume, or name another folder")
+    return earlier is not None
+
+
 class StreamWriter:
     """JSON lines on a text stream, flushed row by row."""
 
-    done: Collection[str] = ()
-
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
+        self.done: dict[str, bool] = {}
 
     def write(self, image_path: str | None, prediction: Prediction, **_pictures: Any) -> None:
         """One row; pictures have no place on a stream."""
-        self.stream.write(json.dumps(row_of(image_path, prediction)) + "\n")
-        self.stream.flush()
+        try:
+            self.stream.write(json.dumps(row_of(image_path, prediction)) + "\n")
+            self.stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise OutputError(f"standard output cannot be written ({exc.strerror or exc})") from exc
 
     def __enter__(self) -> Self:
         return self
@@ -117,7 +140,10 @@ class FolderWriter:
         save: kinds of pictures, of overlay, heatmap, mask, map.
         table: "csv" or "parquet" adds that table beside predictions.jsonl.
         map_format: of the saved maps.
-        resume: go on where an earlier run in the folder ended; its rows are kept, `done` names their images.
+        resume: go on where an earlier run in the folder ended; its rows are kept.
+
+    Attributes:
+        done: images that the earlier run did, and whether they were anomalous.
 
     Raises:
         UsageError: an unknown kind; a run is already there and `resume` is off; other settings than before.
@@ -143,7 +169,7 @@ class FolderWriter:
         self.run: dict[str, Any] = dict(settings)
         self._rows_path, self._errors_path = (folder / f"{TEMPORARY_PREFIX}{name}" for name in (ROWS, ERRORS))
         self._prepare(resume=resume)
-        self.done = {row["image_path"] for row in read_rows(self._rows_path)}
+        self.done = {row["image_path"]: bool(row.get("pred_label")) for row in read_rows(self._rows_path)}
         self._rows: IO[str] | None = None
         self._errors: IO[str] | None = None
         self.failed = 0
@@ -151,15 +177,16 @@ class FolderWriter:
     def _prepare(self, *, resume: bool) -> None:
         """Check what is in the folder and bring an earlier run's rows back to their working file."""
         folder = self.folder
+        earlier = check_folder(folder, resume=resume)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            earlier = next((name for name in (ROWS, RUN, self._rows_path.name) if (folder / name).exists()), None)
-            if earlier and not resume:
-                raise UsageError(f"{folder} already holds a run ({earlier}): go on with it by --resume, or name another folder")
             if earlier:
                 self._check_settings()
+                for table in _TABLES:  # of fewer rows than this run will have
+                    (folder / f"predictions.{table}").unlink(missing_ok=True)
             if (folder / ROWS).exists() and not self._rows_path.exists():
-                (folder / ROWS).rename(self._rows_path)
+                with replacing(self._rows_path) as temporary:
+                    shutil.copyfile(folder / ROWS, temporary)
             _cut_torn_line(self._rows_path)
         except OSError as exc:
             if isinstance(exc, OutputError):
@@ -234,6 +261,9 @@ class FolderWriter:
                 with contextlib.suppress(OSError):  # every row was flushed when it was written
                     stream.close()
         if kind is not None:
+            self.run["status"] = "interrupted"
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                write_json(self.folder / RUN, self.run)
             return
         _publish(self._errors_path, self.folder / ERRORS, keep=self.failed > 0)
         if self.table != "jsonl":
@@ -266,7 +296,7 @@ def _publish(working: Path, final: Path, *, keep: bool) -> None:
             working.unlink(missing_ok=True)
             final.unlink(missing_ok=True)
             return
-        with working.open("rb") as stream:
+        with working.open("rb+") as stream:
             os.fsync(stream.fileno())
         working.replace(final)
     except OSError as exc:
