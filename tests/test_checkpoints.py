@@ -243,13 +243,14 @@ def file_name(path: Path):
     return parse_model_name(str(path), "ViT-B-16")
 
 
-def test_file_that_spells_its_own_hash(tmp_path):
-    good, bad = tmp_path / f"net-{digest(GOOD)[:8]}.pt", tmp_path / "net-01234567.pt"
-    good.write_bytes(GOOD)
-    bad.write_bytes(GOOD)
-    assert locate(file_name(good), {}, cache_dir=None, local_files_only=True).sha256 == digest(GOOD)
-    with pytest.raises(CheckpointError, match="expected 01234567"):
-        locate(file_name(bad), {}, cache_dir=None, local_files_only=True)
+def test_file_named_like_a_release_must_be_it(tmp_path):
+    own, release = tmp_path / "finetune-20240115.pt", tmp_path / "net-e32-01234567.pt"
+    own.write_bytes(GOOD)
+    release.write_bytes(GOOD)
+    tags = {"e31": {"url": f"https://x/net-e31-{digest(GOOD)[:8]}.pt"}, "e32": {"url": f"https://x/{release.name}"}}
+    assert locate(file_name(own), tags, cache_dir=None, local_files_only=True).sha256 == digest(GOOD)
+    with pytest.raises(CheckpointError, match="expected 01234567: these are the weights of tag 'e31'"):
+        locate(file_name(release), tags, cache_dir=None, local_files_only=True)
 
 
 def test_words_in_a_file_name_are_no_hash(tmp_path):
