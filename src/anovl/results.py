@@ -108,9 +108,7 @@ class Prediction:
         labels, count = ndimage.label(self.mask(threshold), structure=np.ones((3, 3), dtype=int))
         if count == 0:
             return []
-        index = np.arange(1, count + 1)
         areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-        peaks = ndimage.maximum(self.anomaly_map, labels, index)
         boxes = ndimage.find_objects(labels)
         found = []
         for i in np.flatnonzero(areas >= min_area):
@@ -122,7 +120,7 @@ class Prediction:
                 Region(
                     box=(columns.start, rows.start, columns.stop, rows.stop),
                     area=int(areas[i]),
-                    peak=float(peaks[i]),
+                    peak=float(self.anomaly_map[rows, columns][inside].max()),
                     centroid=(float(columns.start + x), float(rows.start + y)),
                 )
             )
