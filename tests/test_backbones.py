@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import pickle
 from pathlib import Path
 
@@ -458,6 +459,17 @@ def test_encode_text_is_open_clips(golden_backbone, sentences):
     with torch.no_grad():
         want = golden_backbone.clip.encode_text(golden_backbone.tokenizer(sentences))
     torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+
+
+def test_loading_leaves_the_root_logger_alone(golden_name):
+    root = logging.getLogger()
+    before = list(root.handlers)
+    root.handlers = []
+    try:
+        load_backbone(golden_name, device="cpu")
+        assert root.handlers == []
+    finally:
+        root.handlers = before
 
 
 def test_encode_text_of_nothing(golden_backbone):

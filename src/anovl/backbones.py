@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,17 @@ log = logging.getLogger(__name__)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 TEXT_BATCH = 128  # prompts a pass
+
+
+@contextmanager
+def _quiet_root() -> Iterator[None]:
+    """Keep open_clip's calls of logging.info() from installing a handler on the user's root logger."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,11 +210,13 @@ def load_backbone(
     parsed, checkpoint, tag = _find(name, arch, cache_dir, local_files_only=local_files_only)
     config = read_config(checkpoint.folder) if checkpoint.folder else {}
     preprocess = config.get("preprocess_cfg") or tag
-    clip = _build(parsed, checkpoint, quick_gelu=bool(tag.get("quick_gelu")))
+    with _quiet_root():
+        clip = _build(parsed, checkpoint, quick_gelu=bool(tag.get("quick_gelu")))
+        tokenizer = _tokenizer(parsed, checkpoint)
     size = None if image_size is None else _pair(image_size)
     return Backbone.from_clip(
         clip.to(device=target, dtype=kind),
-        _tokenizer(parsed, checkpoint),
+        tokenizer,
         name=name,
         image_size=size,
         weights_id=checkpoint.sha256,

@@ -61,6 +61,9 @@ class Recipe:
         for field, literal in choices.items():
             if getattr(self, field) not in get_args(literal):
                 raise UsageError(suggest(field, str(getattr(self, field)), get_args(literal)))
+        for field in ("smoothing", "align_corners"):
+            if not isinstance(getattr(self, field), bool):
+                raise UsageError(f"{field}: expected True or False, got {getattr(self, field)!r}")
         if self.layers is not None and self.layers < 1:
             raise UsageError(f"layers must be at least 1 or None for all, got {self.layers}")
         if self.attention == "qkv" and self.layers is not None:

@@ -101,6 +101,8 @@ class AnoVL:
     @torch.inference_mode()
     def encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens of preprocessed images: [B, 3, H, W] -> class_token [B, C] and local_tokens [B, M, C]."""
+        if not isinstance(pixel_values, Tensor):
+            raise UsageError(f"pixel_values: expected a tensor [B, 3, H, W], got {type(pixel_values).__name__}")
         tokens: tuple[Tensor, Tensor] = self.method.encoder(pixel_values.to(self.backbone.device))
         return tokens
 

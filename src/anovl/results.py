@@ -155,7 +155,7 @@ class Prediction:
 
         source = self.image_path if image is None else image
         if source is None:
-            raise UsageError("this prediction was not made from a file: pass the picture, plot(image)")
+            raise UsageError("this prediction was not made from a file: pass the picture, plot(image) or save(path, image)")
         return overlay(load_image(source), self)
 
     def save(self, path: str | Path, image: Any = None) -> Path:

@@ -136,6 +136,8 @@ def test_wrong_arguments(tiny_clip):
         ViTEncoder(visual, layers=4)
     with pytest.raises(UsageError, match="one attention layer"):
         ResNetEncoder(tiny_clip("resnet").visual, layers=2)
+    with pytest.raises(UsageError, match="39,062,500 patches, at most 16,384"):
+        ViTEncoder(visual, image_size=(100_000, 100_000))
     encoder = ViTEncoder(visual)
     for wrong in (torch.zeros(1, 3, 32, 64), torch.zeros(3, 64, 64), torch.zeros(1, 1, 64, 64)):
         with pytest.raises(UsageError, match=r"expected \[B, 3, 64, 64\]"):

@@ -339,6 +339,14 @@ def test_wrong_prompt_file(run, tmp_path, text, message):
     assert message in result.stderr
 
 
+def test_what_a_folder_leaves_out(run, pictures, tmp_path):
+    (pictures / "phone.HEIC").write_bytes(b"x")
+    assert run("predict", pictures, "--class-name", "nut", "-o", pictures / "first").exit_code == 0
+    second = run("predict", pictures, "--class-name", "nut", "-o", pictures / "second", "--save", "none")
+    assert "5 scored" in second.stderr
+    assert "1 .heic files are left out" in second.stderr
+
+
 def test_a_slip_in_the_class_name_is_noticed_and_allowed(run, pictures):
     result = run("predict", pictures / "a.png", "--class-name", "hazlenut")
     assert result.exit_code == 0
@@ -358,6 +366,8 @@ def test_models(run):
     assert "RN50:openai" in table.stdout
     assert "SigLIP" not in table.stdout
     assert "mini" in table.stdout.splitlines()[0]
+    assert run("models", "ViT-B-16-plus*").stdout == run("models", "B-16-plus").stdout
+    assert run("models", "zzz").exit_code == 2
 
 
 def test_info(run, tmp_path):

@@ -48,7 +48,7 @@ def test_same_value_same_colour(others):
 def test_picture_without_defect_stays_as_it_is():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8))
     drawn = np.asarray(overlay(picture, make(np.full((300, 400), 0.05))))[:, :400]
-    assert np.abs(drawn.astype(int) - np.asarray(picture)).max() <= 1
+    assert np.abs(drawn.astype(int) - np.asarray(picture)).max() <= 2
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_overlay_of_any_size(image_size, value):
     assert drawn.mode == "RGB"
     assert drawn.height == max(height, MIN_SIDE)
     assert drawn.width > width
-    assert (drawn.getpixel((0, 0)) != (0, 0, 0)) == (value == 1)
+    assert drawn.getpixel((0, 0)) == (CONTOUR if value == 1 else TRUTH)  # framed
 
 
 def test_map_smaller_than_the_picture_is_stretched():
@@ -96,11 +96,10 @@ def test_contour_is_the_inner_border():
     np.testing.assert_array_equal(contour(mask, 2), expected)
 
 
-def test_picture_edge_is_no_border():
-    mask = np.zeros((4, 5), bool)
-    assert not contour(~mask, 1).any()
-    mask[:, :3] = True
-    np.testing.assert_array_equal(contour(mask, 1), np.arange(5) == np.full((4, 1), 2))
+def test_mask_of_the_whole_picture_is_framed():
+    frame = contour(np.ones((4, 5), bool), 1)
+    assert frame.sum() == 14
+    assert not frame[1:-1, 1:-1].any()
 
 
 def test_mask_is_drawn_white():

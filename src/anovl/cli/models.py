@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from anovl.errors import UsageError
+
 
 def models(
-    pattern: Annotated[str, typer.Argument(help="Only names that contain this.")] = "",
+    pattern: Annotated[str, typer.Argument(help="Only names that contain this; * and ? are wildcards.")] = "",
     *,
     cache_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
 ) -> None:
-    """List the models: embedded ones, then every open_clip checkpoint that can be run."""
+    """List the models, embedded ones first; "here" marks those on this machine."""
     from anovl.backbones import list_models, open_clip_tags
     from anovl.checkpoints import EMBEDDED, embedded_folder, find_local, parse_model_name
     from anovl.config import DEFAULT_MODEL
 
-    rows = [(name, embedded_folder(name).is_dir(), "embedded") for name in EMBEDDED]
+    built = {name: embedded_folder(name).is_dir() for name in EMBEDDED}
+    rows = [(name, here, "embedded" if here else "embedded, not part of this build yet") for name, here in built.items()]
     for arch, tag in list_models():
         name = f"{arch}:{tag}"
         found = find_local(parse_model_name(name), open_clip_tags(arch), cache_dir)
         rows.append((name, found is not None, "default" if name == DEFAULT_MODEL else ""))
-    for name, here, note in rows:
-        if pattern.lower() not in name.lower():
-            continue
+    matching = [row for row in rows if fnmatch(row[0].lower(), f"*{pattern.lower()}*")]
+    if not matching:
+        raise UsageError(f"no model matches {pattern!r}; `anovl models` lists all")
+    for name, here, note in matching:
         if as_json:
             typer.echo(json.dumps({"name": name, "on_this_machine": here, "note": note}))
         else:

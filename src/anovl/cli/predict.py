@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def predict(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="A folder, a glob, image files, or - for paths on stdin.")
+        list[str], typer.Argument(metavar="SOURCE", help="A folder, a glob, image files, or - for paths on stdin.")
     ],
     *,
     class_name: Annotated[str, typer.Option(help="What the images show, such as 'metal nut'.")],
@@ -62,7 +62,9 @@ def predict(
     max_bytes: Annotated[int, typer.Option(help="Larger files are refused.")] = MAX_IMAGE_BYTES,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 4 when an image is anomalous.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, score nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check settings and model file, print the plan, score nothing.")
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -72,8 +74,9 @@ def predict(
 ) -> int:
     """Score images: JSON lines on stdout, or a folder with overlays, maps and predictions.jsonl.
 
-    Exit codes: 0 done; 1 failure; 2 wrong usage or nothing to do; 3 some images failed; 4 anomalies found
-    (--fail-on-anomaly); 5 the model or an extra is not on this machine; 130 interrupted.
+    Exit codes: 0 done; 1 failure; 2 wrong usage or nothing to do;
+    3 some images failed; 4 anomalies found, with --fail-on-anomaly (3 goes first);
+    5 the model or an extra is not on this machine; 130 interrupted.
     """
     del config
     folder = None if output == "-" else Path(output)

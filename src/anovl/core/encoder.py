@@ -36,6 +36,9 @@ def resize_position_embedding(embedding: Tensor, old: tuple[int, int], new: tupl
     return torch.cat([embedding[:1], patches[0].flatten(1).T.to(embedding.dtype)])
 
 
+MAX_PATCHES = 16_384  # attention grows with the square: 2048 px at patch 16 take minutes an image on a CPU
+
+
 class Encoder(nn.Module, ABC):
     """What both kinds of vision tower offer.
 
@@ -236,4 +239,7 @@ def _grid(image_size: tuple[int, int], patch: tuple[int, ...], *, exact: bool) -
             below = max(size // step, 1) * step
             above = below + step
             raise UsageError(f"image_size: expected a multiple of {step} pixels, got {size}; {below} or {above} would do")
-    return image_size[0] // patch[0], image_size[1] // patch[1]
+    rows, columns = image_size[0] // patch[0], image_size[1] // patch[1]
+    if rows * columns > MAX_PATCHES:
+        raise UsageError(f"image_size: {image_size[0]}x{image_size[1]} is {rows * columns:,} patches, at most {MAX_PATCHES:,}")
+    return rows, columns

@@ -240,6 +240,10 @@ def _scale(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # in either byte order
+        if 0 < array.max() < 4096:
+            log.warning(
+                "%s: 16-bit values up to %d of 65535, the picture looks dark; scale 10- or 12-bit data first", name, array.max()
+            )
         return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if np.issubdtype(array.dtype, np.floating):
         low, high = array.min(), array.max()
@@ -251,6 +255,8 @@ def _scale(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
 
 def _tensor_to_array(tensor: Any, name: str) -> npt.NDArray[Any]:
     tensor = tensor.detach().cpu()
+    if tensor.ndim not in (2, 3):
+        raise ImageDecodeError(name, f"a tensor is [H, W] or [C, H, W], got {tuple(tensor.shape)}; take one image of a batch")
     if tensor.is_floating_point():
         tensor = tensor.double()  # numpy has no bfloat16
     if tensor.ndim == 3:

@@ -17,6 +17,11 @@ from anovl.errors import UsageError
 
 log = logging.getLogger(__name__)
 
+_RUN_FILES = ("run.json", "predictions.jsonl")
+_OTHER_IMAGES = frozenset(
+    {".heic", ".heif", ".avif", ".jp2", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".svg", ".psd", ".exr"}
+)
+
 
 @dataclass(frozen=True)
 class SourceItem:
@@ -42,8 +47,9 @@ def iter_source(source: Any, *, exclude: Collection[Path] = ()) -> Iterator[Sour
     """Every image of a source, lazily, in the same order each time for files on disk.
 
     Args:
-        source: an image (see `load_image`), a folder (searched through, by file suffix; hidden entries and a
-            ground_truth folder beside a test folder left out), a glob, or an iterable of images and paths.
+        source: an image (see `load_image`), a folder (searched through, by file suffix; hidden entries, a
+            ground_truth folder beside a test folder, and outputs of earlier runs left out), a glob, or an iterable
+            of images and paths.
         exclude: folders not to search, such as those a run writes its pictures to.
 
     Raises:
@@ -57,6 +63,12 @@ def iter_source(source: Any, *, exclude: Collection[Path] = ()) -> Iterator[Sour
         yield from _from_iterable(source)
     else:
         raise UsageError(f"source: expected an image, a folder, a glob or an iterable, got {type(source).__name__}")
+
+
+def unsupported_images(folder: Path) -> Counter[str]:
+    """How many pictures of formats that are not read lie below a folder, by suffix."""
+    suffixes = (Path(name).suffix.lower() for _, _, files in os.walk(folder) for name in files)
+    return Counter(suffix for suffix in suffixes if suffix in _OTHER_IMAGES)
 
 
 def find_mask(image: Path) -> Path | None:
@@ -120,7 +132,10 @@ def _from_folder(root: Path, exclude: Collection[Path]) -> Iterator[SourceItem]:
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and name not in masks and os.path.realpath(here / name) not in skip
+            if not name.startswith(".")
+            and name not in masks
+            and os.path.realpath(here / name) not in skip
+            and not all((here / name / file).is_file() for file in _RUN_FILES)  # what an earlier run wrote
         )
         names = sorted(name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
         # A subfolder "x.png" would stand where the output "x.png" of a picture "x" goes.

@@ -69,7 +69,7 @@ def overlay(picture: Image.Image, prediction: Prediction, truth: Image.Image | N
     base = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
     drawn = np.asarray(Image.fromarray(prediction.anomaly_map).resize((width, height), Image.Resampling.BILINEAR))
     level = normalise(drawn, prediction.score_range)
-    opacity = 0.7 * level[..., None] ** 2  # cold areas stay readable
+    opacity = 0.7 * level[..., None] ** 1.5  # cold areas keep the picture's own colours
     pixels = (base * (1 - opacity) + colourise(level) * opacity).astype(np.uint8)
     thickness = max(1, max(width, height) // 400)
     if truth is not None:
@@ -91,10 +91,10 @@ def display_size(image_size: tuple[int, int]) -> tuple[int, int]:
 
 
 def contour(mask: BoolArray, thickness: int) -> BoolArray:
-    """The inner border of a mask; the picture's edge is no border."""
+    """The inner border of a mask, along the picture's edge too: a mask of the whole picture is framed."""
     from scipy import ndimage
 
-    inside = ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=thickness, border_value=1)
+    inside = ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=thickness)
     return np.asarray(mask & ~inside)
 
 
@@ -104,6 +104,8 @@ def _draw_bar(canvas: Image.Image, left: int, prediction: Prediction, *, with_tr
     font, small = ImageFont.load_default(15), ImageFont.load_default(11)
     low, high = prediction.score_range
     digits = 2 if high - low > 0.1 else 4
+    while digits < 6 and f"{prediction.pred_score:.{digits}f}" == f"{prediction.threshold:.{digits}f}":
+        digits += 1  # so that score and threshold show which is larger
     x, top, bottom = left + 12, 66, canvas.height - (52 if with_truth else 36)
     draw.text((x, 8), "score", fill=_INK, font=small)
     draw.text((x, 20), f"{prediction.pred_score:.{digits}f}", fill=_INK, font=font)
