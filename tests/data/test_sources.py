@@ -201,3 +201,12 @@ def test_wrong_type(source):
 def test_wrong_element():
     with pytest.raises(UsageError, match="element 1"):
         list(iter_source(["a.png", 7]))
+
+
+def test_only_a_folder_that_looks_like_an_output_reserves_its_name(tmp_path):
+    for name in ("good/a.png", "x.png/a.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    for name in ("good.png", "x.tif"):
+        (tmp_path / name).touch()
+    assert stems(tmp_path) == ["good", "x-2", "good/a", "x.png/a"]

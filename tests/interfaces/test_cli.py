@@ -341,10 +341,12 @@ def test_wrong_prompt_file(run, tmp_path, text, message):
 
 def test_what_a_folder_leaves_out(run, pictures, tmp_path):
     (pictures / "phone.HEIC").write_bytes(b"x")
+    (pictures / "link").symlink_to(pictures / "deep")
     assert run("predict", pictures, "--class-name", "nut", "-o", pictures / "first").exit_code == 0
     second = run("predict", pictures, "--class-name", "nut", "-o", pictures / "second", "--save", "none")
     assert "5 scored" in second.stderr
-    assert "1 .heic files are left out" in second.stderr
+    assert second.stderr.count("left out: 1 .heic files") == 1
+    assert second.stderr.count("left out: 1 linked folders") == 1
 
 
 def test_a_slip_in_the_class_name_is_noticed_and_allowed(run, pictures):

@@ -72,11 +72,11 @@ def count_images(source: Source, folder: Path | None) -> int | None:
     """
     if source == "-":
         return None
-    from anovl.data.sources import unsupported_images
+    from anovl.data.sources import left_out
 
     count = sum(1 for _ in items_of(source, folder))
-    for suffix, others in unsupported_images(Path(source)).items() if isinstance(source, str) else ():
-        log.warning("%d %s files are left out: that format is not read, convert them first", others, suffix)
+    for what, number in left_out(Path(source)).items() if isinstance(source, str) else ():
+        log.warning("left out: %d %s", number, what)
     if count == 0:
         raise NothingToDoError(f"source: no image in {source} (PNG, JPEG, BMP, TIFF, WebP, GIF, PPM, by file suffix)")
     return count

@@ -65,10 +65,17 @@ def iter_source(source: Any, *, exclude: Collection[Path] = ()) -> Iterator[Sour
         raise UsageError(f"source: expected an image, a folder, a glob or an iterable, got {type(source).__name__}")
 
 
-def unsupported_images(folder: Path) -> Counter[str]:
-    """How many pictures of formats that are not read lie below a folder, by suffix."""
-    suffixes = (Path(name).suffix.lower() for _, _, files in os.walk(folder) for name in files)
-    return Counter(suffix for suffix in suffixes if suffix in _OTHER_IMAGES)
+def left_out(folder: Path) -> Counter[str]:
+    """What a search of the folder passes over and a user may miss, with the number of each."""
+    found: Counter[str] = Counter()
+    for here, folders, files in os.walk(folder):
+        found.update(
+            f"{suffix} files, a format that is not read"
+            for name in files
+            if (suffix := Path(name).suffix.lower()) in _OTHER_IMAGES
+        )
+        found.update("linked folders, to be named as sources of their own" for name in folders if Path(here, name).is_symlink())
+    return found
 
 
 def find_mask(image: Path) -> Path | None:
@@ -127,8 +134,6 @@ def _from_folder(root: Path, exclude: Collection[Path]) -> Iterator[SourceItem]:
     for folder, folders, files in os.walk(root, onerror=unreadable):
         here = Path(folder)
         masks = {"ground_truth"} if "test" in folders else set()
-        for name in (name for name in folders if (here / name).is_symlink()):
-            log.warning("skipping a linked folder: %s (name it as the source to search it)", here / name)
         folders[:] = sorted(
             name
             for name in folders
@@ -139,7 +144,8 @@ def _from_folder(root: Path, exclude: Collection[Path]) -> Iterator[SourceItem]:
         )
         names = sorted(name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
         # A subfolder "x.png" would stand where the output "x.png" of a picture "x" goes.
-        reserved = {_safe((here / name).relative_to(root).with_suffix("")) for name in folders}
+        clashing = (Path(folder, name).relative_to(root) for name in folders if Path(name).suffix in (".png", ".npy"))
+        reserved = {_safe(path.with_suffix("")) for path in clashing}
         yield from _named(((here / name, (here / name).relative_to(root)) for name in names), reserved)
 
 
