@@ -16,6 +16,7 @@ PromptStyle = Literal["paper", "released"]
 DEFAULT_MODEL = "ViT-B-16-plus-240:laion400m_e32"
 DEFAULT_RECIPE = "default"
 DEFAULT_THRESHOLD = 0.5  # CLIP's own decision: abnormal nearer than normal
+DISPLAY_SIDE = 1600  # longest side of an overlay, and of the copy of a picture kept for it
 MAX_IMAGE_PIXELS = 178_956_970  # where Pillow itself refuses; 100-megapixel cameras pass
 MAX_IMAGE_BYTES = 512 * 1024 * 1024
 

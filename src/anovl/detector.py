@@ -60,10 +60,10 @@ class AnoVL:
             raise UsageError(f"threshold: expected a value in [0, 1], got {threshold}")
         self.backbone = backbone
         self.recipe = make_recipe(recipe)
-        self.method_name = method
         self.method = make_method(method, backbone, self.recipe)
         self.threshold = threshold
         self.limits = limits or ImageLimits()
+        self.score_range = _score_range(self.method.logit_scale / backbone.logit_scale)
         self._texts = TextCache(backbone, None if cache_dir is None else Path(cache_dir))
 
     @classmethod
@@ -252,17 +252,20 @@ class DetectionJob:
             anomaly_map=anomaly_map[0].numpy(),
             patch_scores=patch_scores.numpy(),
             timings_ms=timings,
-            score_range=self._score_range(),
+            score_range=self.detector.score_range,
         )
 
-    def _score_range(self) -> tuple[float, float]:
-        """Drawing scale: where a softmax at the model's own scale would read 0.7 % and 99.3 %.
 
-        At that scale itself it is [0, 1]; at temperature 1 all scores lie within a percent of 0.5 and would
-        draw as one colour.
-        """
-        ratio = self.detector.method.logit_scale / self.detector.backbone.logit_scale
-        if ratio >= 1:
-            return (0.0, 1.0)
-        low = 1 / (1 + math.exp(5 * ratio))
-        return (low, 1 - low)
+def _score_range(ratio: float) -> tuple[float, float]:
+    """Drawing scale: where a softmax at the model's own scale would read 0.7 % and 99.3 %.
+
+    At that scale itself it is [0, 1]; at temperature 1 all scores lie within a percent of 0.5 and would
+    draw as one colour.
+
+    Args:
+        ratio: the method's factor on cosines over the model's own.
+    """
+    if ratio >= 1:
+        return (0.0, 1.0)
+    low = 1 / (1 + math.exp(5 * ratio))
+    return (low, 1 - low)

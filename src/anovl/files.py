@@ -11,6 +11,7 @@ from pathlib import Path
 from anovl.errors import AnovlError, OutputError
 
 TEMPORARY_PREFIX = ".anovl-"
+ROWS, ERRORS, RUN = "predictions.jsonl", "errors.jsonl", "run.json"  # in a run's output folder
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -14,7 +14,7 @@ from anovl.cli import words
 from anovl.cli.info import versions
 from anovl.cli.run import Run, count_images, named_source, resolved
 from anovl.cli.settings import load_config
-from anovl.config import DEFAULT_MODEL, DEFAULT_RECIPE, DEFAULT_THRESHOLD, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from anovl.config import DEFAULT_MODEL, DEFAULT_RECIPE, DEFAULT_THRESHOLD, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, OutputSize
 from anovl.errors import UsageError, suggest
 
 log = logging.getLogger(__name__)
@@ -166,12 +166,14 @@ def predict(
 
 
 def _check_choices(kinds: list[str], table: str, map_format: str, output_size: str | None) -> None:
-    """Fail on a wrong word before anything heavy is imported."""
+    """Fail on a wrong word before the source is searched."""
+    from anovl.render.writers import PICTURES, MapFormat, TableFormat
+
     for what, given, valid in (
-        *(("picture to save", kind, ("overlay", "heatmap", "mask", "map")) for kind in kinds),
-        ("format", table, ("jsonl", "csv", "parquet")),
-        ("map format", map_format, ("npy", "png16")),
-        ("output size", output_size or "image", ("image", "input")),
+        *(("picture to save", kind, PICTURES) for kind in kinds),
+        ("format", table, get_args(TableFormat)),
+        ("map format", map_format, get_args(MapFormat)),
+        ("output size", output_size or "image", get_args(OutputSize)),
     ):
         if given not in valid:
             raise UsageError(suggest(what, given, valid))

@@ -126,7 +126,6 @@ class Run:
             the exit code.
         """
         from anovl.engine.local import run
-        from anovl.render.writers import FolderWriter
 
         done = writer.done
         source = items_of(self.source, self.folder)
@@ -146,16 +145,13 @@ class Run:
                     if prediction is None:
                         failed += 1
                         log.warning("skipped %s", outcome.error)
-                        if isinstance(writer, FolderWriter):
-                            reason = outcome.error.reason if isinstance(outcome.error, ImageError) else str(outcome.error)
-                            writer.write_error(item.key, reason)
+                        reason = outcome.error.reason if isinstance(outcome.error, ImageError) else str(outcome.error)
+                        writer.write_error(item.key, reason)
                         continue
                     truth = self._truth(item) if self.draws else None
                     writer.write(item.image_path, prediction, stem=item.stem, picture=outcome.picture, truth=truth)
                     scored += 1
                     anomalous += prediction.pred_label
-                if isinstance(writer, FolderWriter):
-                    writer.run["counts"] = {"scored": scored + len(done), "failed": failed}
         except BaseException:
             if self.folder is not None:
                 typer.echo(

@@ -69,19 +69,16 @@ def wording(
             expected = str if key == "domain" else list
             if not isinstance(value, expected):
                 raise UsageError(f"{prompt_file}: {key}: expected {'text' if expected is str else 'a list'}, got {value!r}")
-            changes[key] = value if key == "domain" else tuple(value)
-        if "states" in changes:
-            changes["states"] = tuple(_pair(state) for state in changes["states"])
-    if domain:
-        changes["domain"] = domain
-    if defects:
-        changes["defects"] = tuple(defects)
-    if templates:
-        changes["templates"] = tuple(templates)
-    if domain_words:
-        changes["domain_words"] = tuple(domain_words)
-    if states:
-        changes["states"] = tuple(_pair(state) for state in states)
+            changes[key] = [_pair(state) for state in value] if key == "states" else value
+    flags = {
+        "domain": domain,
+        "defects": defects,
+        "states": [_pair(state) for state in states or ()],
+        "templates": templates,
+        "domain_words": domain_words,
+    }
+    changes |= {key: value for key, value in flags.items() if value}
+    changes = {key: value if key == "domain" else tuple(value) for key, value in changes.items()}
     return replace(base, **changes)
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from anovl.data.images import SUFFIXES, describe, is_single_image
 from anovl.errors import UsageError
+from anovl.files import ROWS, RUN
 
 log = logging.getLogger(__name__)
 
-_RUN_FILES = ("run.json", "predictions.jsonl")
 _OTHER_IMAGES = frozenset(
     {".heic", ".heif", ".avif", ".jp2", ".jxl", ".dng", ".cr2", ".nef", ".arw", ".raw", ".svg", ".psd", ".exr"}
 )
@@ -140,7 +140,7 @@ def _from_folder(root: Path, exclude: Collection[Path]) -> Iterator[SourceItem]:
             if not name.startswith(".")
             and name not in masks
             and os.path.realpath(here / name) not in skip
-            and not all((here / name / file).is_file() for file in _RUN_FILES)  # what an earlier run wrote
+            and not all((here / name / file).is_file() for file in (RUN, ROWS))  # what an earlier run wrote
         )
         names = sorted(name for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
         # A subfolder "x.png" would stand where the output "x.png" of a picture "x" goes.

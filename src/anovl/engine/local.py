@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from anovl.config import DISPLAY_SIDE
 from anovl.core.scoring import Scores
 from anovl.data.images import ImageLimits, load_image
 from anovl.data.sources import SourceItem
@@ -22,8 +23,6 @@ from anovl.errors import AnovlError, ImageError, OutOfMemoryError, UsageError
 from anovl.results import Prediction
 
 log = logging.getLogger(__name__)
-
-DISPLAY_SIDE = 1600  # longest side of the copy kept for drawing
 
 
 class Job(Protocol):

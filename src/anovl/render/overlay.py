@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from anovl.config import DISPLAY_SIDE
 from anovl.results import BoolArray, FloatArray, Prediction
 
 Pixels = npt.NDArray[np.uint8]
 
-MIN_SIDE, MAX_SIDE = 256, 1600  # longest side of an overlay: small pictures are enlarged, large ones reduced
+MIN_SIDE, MAX_SIDE = 256, DISPLAY_SIDE  # longest side of an overlay: small pictures are enlarged, large ones reduced
 CONTOUR = (255, 255, 255)
 TRUTH = (0, 230, 90)
 _PAPER, _INK = (24, 24, 27), (235, 235, 235)

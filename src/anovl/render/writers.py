@@ -20,14 +20,13 @@ import numpy as np
 from PIL import Image
 
 from anovl.errors import OutputError, UsageError, require_extra, suggest
-from anovl.files import TEMPORARY_PREFIX, replacing
+from anovl.files import ERRORS, ROWS, RUN, TEMPORARY_PREFIX, replacing
 from anovl.render import overlay as drawing
 from anovl.results import FloatArray, Prediction
 
 PICTURES = ("overlay", "heatmap", "mask", "map")
 TableFormat = Literal["jsonl", "csv", "parquet"]
 MapFormat = Literal["npy", "png16"]
-ROWS, ERRORS, RUN = "predictions.jsonl", "errors.jsonl", "run.json"
 COLUMNS = (
     "image_path",
     "image_size",
@@ -124,6 +123,9 @@ class StreamWriter:
         except OSError as exc:
             raise OutputError(f"standard output cannot be written ({exc.strerror or exc})") from exc
 
+    def write_error(self, image_path: str, reason: str) -> None:
+        """An image that failed has no place on a stream; the log tells it."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -172,7 +174,7 @@ class FolderWriter:
         self.done = {row["image_path"]: bool(row.get("pred_label")) for row in read_rows(self._rows_path)}
         self._rows: IO[str] | None = None
         self._errors: IO[str] | None = None
-        self.failed = 0
+        self.written = self.failed = 0
 
     def _prepare(self, *, resume: bool) -> None:
         """Check what is in the folder and bring an earlier run's rows back to their working file."""
@@ -247,6 +249,7 @@ class FolderWriter:
             elif picture is not None:
                 save_image(drawing.overlay(picture, prediction, truth), path)
         _append(self._rows, row_of(image_path or stem, prediction), self._rows_path)
+        self.written += 1
 
     def write_error(self, image_path: str, reason: str) -> None:
         """Note an image that failed."""
@@ -270,7 +273,7 @@ class FolderWriter:
             with replacing(self.folder / f"predictions.{self.table}") as temporary:
                 _TABLES[self.table](read_rows(self._rows_path), temporary)
         _publish(self._rows_path, self.folder / ROWS, keep=True)
-        self.run["status"] = "done"
+        self.run |= {"status": "done", "counts": {"scored": self.written + len(self.done), "failed": self.failed}}
         write_json(self.folder / RUN, self.run)
 
 
