@@ -24,11 +24,7 @@ endif
 
 demo: setup
 	rm -rf $(DEMO)
-	$(BIN)/python examples/draw_demo.py $(DEMO)
-	$(BIN)/anovl predict $(DEMO)/parts --class-name "metal washer" --model local-dir:$(DEMO)/random-clip \
-		-o $(DEMO)/result --save overlay,heatmap,mask,map
-	@echo "Overlays: $(DEMO)/result/overlay    Scores: $(DEMO)/result/predictions.jsonl"
-	@echo "The weights of this demo are random: its scores mean nothing. A real model: anovl predict --help"
+	$(BIN)/anovl demo -o $(DEMO)
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"

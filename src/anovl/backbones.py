@@ -16,8 +16,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from anovl.checkpoints import Checkpoint, ModelName, locate, parse_model_name, read_config
-from anovl.config import Attention
+from anovl.checkpoints import Checkpoint, ModelName, locate, own_settings, parse_model_name, read_config
+from anovl.config import DEFAULT_RECIPE, Attention
 from anovl.core.encoder import Encoder, ResNetEncoder, ViTEncoder
 from anovl.devices import pick_device, pick_dtype
 from anovl.errors import CheckpointError, MissingExtraError, UnavailableError, UsageError, suggest
@@ -51,6 +51,8 @@ class Backbone:
         image_size: (H, W) of the image tower's input.
         mean, std: per channel, on the [0, 1] scale.
         weights_id: sha256 of the weight file, or of the tensors where there is none.
+        recipe: name of the recipe that the model's makers chose for it, "default" where they chose none.
+        note: what its makers want users to know, for the log and for run.json.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Backbone:
     std: tuple[float, float, float] = CLIP_STD
     weights_id: str = ""
     resized: bool = False  # image_size differs from the training size
+    recipe: str = DEFAULT_RECIPE
+    note: str = ""
 
     @classmethod
     def from_clip(
@@ -73,6 +77,8 @@ class Backbone:
         weights_id: str | None = None,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
+        recipe: str = DEFAULT_RECIPE,
+        note: str = "",
     ) -> Backbone:
         """Wrap an open_clip model that is already built (it is set to eval mode and frozen).
 
@@ -91,6 +97,8 @@ class Backbone:
             std=cast("tuple[float, float, float]", tuple(std)),
             weights_id=_state_hash(clip) if weights_id is None else weights_id,
             resized=image_size is not None and image_size != trained,
+            recipe=recipe,
+            note=note,
         )
         backbone.encoder()  # an image_size that does not fit is an error now, not at the first picture
         return backbone
@@ -139,12 +147,13 @@ class Backbone:
 
     def describe(self) -> dict[str, Any]:
         """What run.json says about the model."""
-        return {
+        described = {
             "name": self.name,
             "weights_sha256": self.weights_id,
             "image_size": list(self.image_size),
             "dtype": str(self.dtype).removeprefix("torch."),
         }
+        return described | ({"note": self.note} if self.note else {})
 
     def tokenize(self, sentences: Sequence[str]) -> Tensor:
         """Token ids [N, context_length] on the CPU.
@@ -222,6 +231,7 @@ def load_backbone(
         weights_id=checkpoint.sha256,
         mean=preprocess.get("mean") or CLIP_MEAN,
         std=preprocess.get("std") or CLIP_STD,
+        **own_settings(checkpoint),
     )
 
 
@@ -371,8 +381,11 @@ def _tokenizer(name: ModelName, checkpoint: Checkpoint) -> Callable[..., Tensor]
     import open_clip
 
     spec = f"local-dir:{checkpoint.folder}" if checkpoint.folder else str(name.arch)
+    text = (read_config(checkpoint.folder)["model_cfg"].get("text_cfg") or {}) if checkpoint.folder else {}
+    merges = (text.get("tokenizer_kwargs") or {}).get("bpe_path")  # its own byte pairs, beside the weights
+    own = {"bpe_path": str(Path(str(checkpoint.folder)) / merges)} if merges else {}
     try:
-        return cast("Callable[..., Tensor]", open_clip.get_tokenizer(spec))
+        return cast("Callable[..., Tensor]", open_clip.get_tokenizer(spec, **own))
     except ImportError as exc:
         raise MissingExtraError(f"{name.text}: its tokenizer needs a package that is not installed ({exc})") from exc
     except (OSError, ValueError, AssertionError) as exc:

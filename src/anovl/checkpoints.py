@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
-from anovl.errors import CheckpointError, OutputError, UnavailableError, UsageError
+from anovl.config import DEFAULT_RECIPE, RECIPES
+from anovl.errors import CheckpointError, OutputError, UnavailableError, UsageError, suggest
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = ("mini", "mini-captions")
+EMBEDDED = {"mini": ""}  # name: sha256 of its weights
 CONFIG_FILE = "open_clip_config.json"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # others there are of other libraries
 WEIGHT_FILES = (*HUB_FILES, "model.safetensors", "pytorch_model.bin")
@@ -112,7 +113,7 @@ def locate(name: ModelName, tag_config: Mapping[str, Any], *, cache_dir: Path | 
         folder = embedded_folder(name.target)
         if not folder.is_dir():
             raise UnavailableError(f"model {name.text!r} is not part of this build of anovl")
-        return _in_folder(folder)
+        return _in_folder(folder, EMBEDDED[name.target])
     if name.kind == "folder":
         return _in_folder(Path(name.target).expanduser())
     if name.kind == "file":
@@ -170,13 +171,27 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _in_folder(folder: Path) -> Checkpoint:
+def own_settings(checkpoint: Checkpoint) -> dict[str, str]:
+    """What a model folder's "anovl_cfg" says of the model: the recipe it is used with, a note for its users.
+
+    Raises:
+        CheckpointError: it says something else, or names no recipe of this version.
+    """
+    own = read_config(checkpoint.folder).get("anovl_cfg") or {} if checkpoint.folder else {}
+    if not isinstance(own, dict) or not own.keys() <= {"recipe", "note"} or not all(isinstance(v, str) for v in own.values()):
+        raise CheckpointError(f"{checkpoint.folder}: anovl_cfg in {CONFIG_FILE}: expected texts 'recipe' and 'note', got {own!r}")
+    if own.get("recipe", DEFAULT_RECIPE) not in RECIPES:
+        raise CheckpointError(f"{checkpoint.folder}: " + suggest("recipe", own["recipe"], RECIPES))
+    return own
+
+
+def _in_folder(folder: Path, expected: str | None = None) -> Checkpoint:
     if not folder.is_dir():
         raise UnavailableError(f"local-dir: no such folder: {folder}")
     read_config(folder)
     for file in WEIGHT_FILES:
         if (folder / file).is_file():
-            return Checkpoint(folder / file, _checked(folder / file, None).sha256, folder)
+            return Checkpoint(folder / file, _checked(folder / file, expected).sha256, folder)
     raise UnavailableError(f"{folder}: no weights; expected one of {', '.join(WEIGHT_FILES)}")
 
 
@@ -341,9 +356,8 @@ def _download(url: str, target: Path, expected: str | None, name: str) -> None:
 
 def _absent(name: str, file: str, origin: str, place: str) -> str:
     """The one text for a model that is not here: which file, from where, where to put it, what needs none."""
-    built = embedded_folder("mini").is_dir()
-    mini = "`--model mini`, the embedded model, needs no file" + ("" if built else " (it is not part of this build yet)")
     return (
         f"model {name!r} is not on this machine: {file} is missing. Fetch it from {origin} and put it into {place}; "
-        f"--cache-dir or ANOVL_CACHE name another folder. {mini}"
+        "--cache-dir or ANOVL_CACHE name another folder. `--model mini`, the embedded model trained on drawn pictures, "
+        "needs no file"
     )

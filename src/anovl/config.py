@@ -9,7 +9,7 @@ from anovl.errors import UsageError, suggest
 
 Attention = Literal["qkv", "v", "vv", "vv-recursive"]
 Interpolation = Literal["bilinear", "bicubic"]
-ImageScore = Literal["class_token", "class_token_22views"]
+ImageScore = Literal["class_token", "class_token_22views", "map_max", "class_token_and_map_max"]
 OutputSize = Literal["image", "input"]
 PromptStyle = Literal["paper", "released"]
 
@@ -37,7 +37,8 @@ class Recipe:
         smoothing: 3x3 mean on the patch grid, edges replicated, before up-sampling.
         align_corners: how bilinear up-sampling places the patch centres.
         output_size: "image" gives maps at the image's own size, "input" at the model's input size.
-        image_score: "class_token" is Eq. (1); "class_token_22views" its mean over 22 augmented views.
+        image_score: "class_token" is Eq. (1); "class_token_22views" its mean over 22 augmented views; "map_max" the
+            top of the patch scores, Eq. (2); "class_token_and_map_max" the mean of both.
     """
 
     name: str = DEFAULT_RECIPE
@@ -79,6 +80,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(name="default"),
+    "mini": Recipe(name="mini", image_score="map_max"),  # what the embedded model names as its own
     "paper": Recipe(name="paper"),
     "released": Recipe(
         name="released",

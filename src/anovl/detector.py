@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from anovl.backbones import Backbone, load_backbone
-from anovl.config import DEFAULT_MODEL, DEFAULT_RECIPE, DEFAULT_THRESHOLD, OutputSize, Recipe
+from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, OutputSize, Recipe
 from anovl.config import recipe as make_recipe
 from anovl.core.prompts import PromptSet, Wording, build_prompts
 from anovl.core.scoring import Scores, TextFeatures, smooth, to_image_size
@@ -36,7 +36,7 @@ class AnoVL:
 
     Args:
         backbone: the CLIP.
-        recipe: a name ("default", "paper", "released") or a Recipe.
+        recipe: a name ("default", "paper", "released") or a Recipe; None is the model's own, "default" for most.
         method: "anovl", or a compared system such as "clip".
         threshold: the decision is pred_score >= threshold; 0.5 is CLIP's own (abnormal nearer than normal).
         limits: what images to refuse.
@@ -50,7 +50,7 @@ class AnoVL:
         self,
         backbone: Backbone,
         *,
-        recipe: str | Recipe = DEFAULT_RECIPE,
+        recipe: str | Recipe | None = None,
         method: str = "anovl",
         threshold: float = DEFAULT_THRESHOLD,
         limits: ImageLimits | None = None,
@@ -59,7 +59,7 @@ class AnoVL:
         if not 0 <= threshold <= 1:
             raise UsageError(f"threshold: expected a value in [0, 1], got {threshold}")
         self.backbone = backbone
-        self.recipe = make_recipe(recipe)
+        self.recipe = make_recipe(backbone.recipe if recipe is None else recipe)
         self.method = make_method(method, backbone, self.recipe)
         self.threshold = threshold
         self.limits = limits or ImageLimits()
@@ -71,7 +71,7 @@ class AnoVL:
         cls,
         name: str = DEFAULT_MODEL,
         *,
-        recipe: str | Recipe = DEFAULT_RECIPE,
+        recipe: str | Recipe | None = None,
         method: str = "anovl",
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",

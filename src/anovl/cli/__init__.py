@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from anovl.cli.app import app, guarded
+from anovl.cli.demo import demo
 from anovl.cli.info import info
 from anovl.cli.models import models
 from anovl.cli.predict import predict
 from anovl.cli.prompts import prompts
+from anovl.cli.synth import synth
 
-for _verb in (predict, prompts, models, info):
+for _verb in (predict, demo, synth, prompts, models, info):
     app.command(context_settings={"auto_envvar_prefix": "ANOVL"})(guarded(_verb))
 
 

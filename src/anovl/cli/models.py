@@ -24,7 +24,8 @@ def models(
     from anovl.config import DEFAULT_MODEL
 
     built = {name: embedded_folder(name).is_dir() for name in EMBEDDED}
-    rows = [(name, here, "embedded" if here else "embedded, not part of this build yet") for name, here in built.items()]
+    note = "embedded, trained on drawn pictures"
+    rows = [(name, here, note if here else "missing from this build") for name, here in built.items()]
     for arch, tag in list_models():
         name = f"{arch}:{tag}"
         found = find_local(parse_model_name(name), open_clip_tags(arch), cache_dir)

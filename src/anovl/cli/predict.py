@@ -14,7 +14,7 @@ from anovl.cli import words
 from anovl.cli.info import versions
 from anovl.cli.run import Run, count_images, named_source, resolved
 from anovl.cli.settings import load_config
-from anovl.config import DEFAULT_MODEL, DEFAULT_RECIPE, DEFAULT_THRESHOLD, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, OutputSize
+from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, OutputSize
 from anovl.errors import UsageError, suggest
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def predict(
         typer.Option(help="ARCH:TAG, hf-hub:ORG/NAME, local-dir:FOLDER or a weight file; `anovl models`."),
     ] = DEFAULT_MODEL,
     arch: Annotated[str | None, typer.Option(help="Architecture of a weight file.")] = None,
-    recipe: Annotated[str, typer.Option(help="default, paper or released.")] = DEFAULT_RECIPE,
+    recipe: Annotated[str | None, typer.Option(help="default, paper or released; if not given, the model's own.")] = None,
     method: Annotated[str, typer.Option(help="anovl, or a compared system: clip.")] = "anovl",
     domain: words.Domain = None,
     defect: words.Defects = None,
@@ -90,6 +90,8 @@ def predict(
 
     # Whatever can be wrong without the model is told before it is loaded, or downloaded.
     from anovl.backbones import check_available
+    from anovl.checkpoints import own_settings
+    from anovl.config import DEFAULT_RECIPE
     from anovl.config import recipe as make_recipe
     from anovl.core.prompts import build_prompts, similar_known_class
     from anovl.data.images import ImageLimits
@@ -100,7 +102,7 @@ def predict(
     limits = ImageLimits(max_pixels=max_pixels, max_bytes=max_bytes)
     pick_device(device)
     pick_dtype(dtype)
-    chosen_recipe = make_recipe(recipe)
+    chosen_recipe = None if recipe is None else make_recipe(recipe)
     chosen_words = words.wording(
         method_class(method).wording,
         domain=domain,
@@ -110,7 +112,7 @@ def predict(
         domain_words=domain_word,
         prompt_file=prompt_file,
     )
-    build_prompts(class_name, chosen_words, style=chosen_recipe.prompts)
+    build_prompts(class_name, chosen_words, style=(chosen_recipe or make_recipe()).prompts)
     if folder is not None:
         check_folder(folder, resume=resume)
     if near := similar_known_class(class_name):
@@ -119,7 +121,6 @@ def predict(
         "source": resolved(source),
         "class_name": class_name,
         "method": method,
-        "recipe": chosen_recipe.to_dict(),
         "words": chosen_words.to_dict(),
         "threshold": threshold,
         "save": sorted(kinds) if folder else [],
@@ -129,7 +130,9 @@ def predict(
     }
     if dry_run:
         checkpoint = check_available(model, arch=arch, cache_dir=cache_dir)
-        plan = {"images": count, "weights": str(checkpoint.weights), "weights_sha256": checkpoint.sha256, **settings}
+        named = chosen_recipe or make_recipe(own_settings(checkpoint).get("recipe", DEFAULT_RECIPE))
+        model_file = {"weights": str(checkpoint.weights), "weights_sha256": checkpoint.sha256}
+        plan = {"images": count, **model_file, "recipe": named.to_dict(), **settings}
         typer.echo(json.dumps(plan, indent=2))
         return 0
 
@@ -148,6 +151,8 @@ def predict(
         threshold=threshold,
         limits=limits,
     )
+    if detector.backbone.note:
+        log.warning("%s: %s", model, detector.backbone.note)
     settings |= {"model": detector.backbone.describe(), "recipe": detector.method.recipe.to_dict()}
     record = {"versions": versions(), "device": str(detector.backbone.device), "settings": settings}
     work = Run(

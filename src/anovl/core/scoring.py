@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anovl.config import ImageScore
+
 
 class Scores(NamedTuple):
     """What a method gives for a batch: image_score [B] and patch_scores [B, h, w], fp32 in [0, 1]."""
@@ -64,6 +66,15 @@ def anomaly_score(tokens: Tensor, text: Tensor, logit_scale: float) -> Tensor:
     """
     similarity = cosines(tokens, text)
     return torch.sigmoid(logit_scale * (similarity[..., 1] - similarity[..., 0]))
+
+
+def picture_score(kind: ImageScore, class_score: Tensor, patch_scores: Tensor) -> Tensor:
+    """One score a picture from S_AD [B] and S_AL [B, h, w] -> [B]; see `anovl.config.Recipe.image_score`."""
+    if kind == "map_max":
+        return patch_scores.flatten(1).amax(dim=1)
+    if kind == "class_token_and_map_max":
+        return (class_score + patch_scores.flatten(1).amax(dim=1)) / 2
+    return class_score
 
 
 def smooth(patch_scores: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from anovl.config import Recipe
 from anovl.core import views
 from anovl.core.prompts import Wording
-from anovl.core.scoring import Scores, TextFeatures, anomaly_score
+from anovl.core.scoring import Scores, TextFeatures, anomaly_score, picture_score
 from anovl.errors import UsageError
 from anovl.methods.base import VisionModel
 
@@ -39,7 +39,7 @@ class AnoVLMethod:
             raise UsageError(f"image_score 'class_token_22views' turns the input: expected a square size, got {height}x{width}")
 
     def score(self, pixel_values: Tensor, text: TextFeatures) -> Scores:
-        """Eq. (1) on the class token (or its mean over 22 views), Eq. (2) on the local tokens."""
+        """Eq. (2) on the local tokens; of the picture Eq. (1) on the class token, or what the recipe names."""
         class_token, local_tokens = self.encoder(pixel_values)
         image_score = anomaly_score(class_token, text.prototypes, self.logit_scale)
         if self.all_views:
@@ -48,5 +48,5 @@ class AnoVLMethod:
                 for view in views.augmented_views(pixel_values)
             ]
             image_score = torch.stack([image_score, *others]).mean(dim=0)
-        patch_scores = anomaly_score(local_tokens, text.prototypes, self.logit_scale)
-        return Scores(image_score, patch_scores.unflatten(1, self.encoder.grid))
+        patch_scores = anomaly_score(local_tokens, text.prototypes, self.logit_scale).unflatten(1, self.encoder.grid)
+        return Scores(picture_score(self.recipe.image_score, image_score, patch_scores), patch_scores)

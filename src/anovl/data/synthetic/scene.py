@@ -1,0 +1,329 @@
+"""One picture: a thing or a surface, perhaps a defect, light, ground and camera."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, uniform_filter
+
+from anovl.data.synthetic.defects import SURFACE_DEFECTS, Spot
+from anovl.data.synthetic.fields import Field, blob, fractal, grid, mix
+from anovl.data.synthetic.objects import OBJECTS, Part, compose, grain
+from anovl.data.synthetic.textures import TEXTURES, Surface, palette
+from anovl.errors import UsageError, suggest
+
+MIN_SIZE, MAX_SIZE = 96, 1024
+SMALLEST, LARGEST = 0.0005, 0.2  # share of the picture that a defect covers
+HELD_OUT = ("bearing", "button", "marble", "rubber mat")  # no training picture and no training sentence
+
+_ATTEMPTS = 8
+_SHAPE_DEFECTS = ("chip", "bent")
+_PART_DEFECTS = ("missing part", "misplaced part")
+_WITHOUT_LOOSE_PARTS = ("washer", "metal nut", "bottle", "bean")
+_PATTERNED = ("wood", "carpet", "fabric", "grid", "printed paper", "rubber mat", "leather")
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """A class of the drawn world.
+
+    Attributes:
+        name: as in prompts.
+        kind: "object" or "texture".
+        defects: kinds that it can have.
+        held_out: nothing was ever trained on it.
+    """
+
+    name: str
+    kind: str
+    defects: tuple[str, ...]
+    held_out: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A drawn picture.
+
+    Attributes:
+        image: [S, S, 3] uint8, RGB.
+        mask: [S, S] bool, True on the defect.
+        class_name: what it shows.
+        defect: its kind, or None.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+    class_name: str
+    defect: str | None
+
+    @property
+    def caption(self) -> str:
+        """One plain sentence about it."""
+        article = "an" if self.class_name[0] in "aeiou" else "a"
+        if self.defect is None:
+            return f"a photo of {article} {self.class_name} without defect"
+        return f"a photo of {article} {self.class_name} with a {self.defect} defect"
+
+
+def _classes() -> dict[str, ClassInfo]:
+    anywhere = tuple(kind for kind in SURFACE_DEFECTS if kind != "distortion")
+    classes = {}
+    for name in OBJECTS:
+        parts = () if name in _WITHOUT_LOOSE_PARTS else _PART_DEFECTS
+        classes[name] = ClassInfo(name, "object", (*anywhere, *_SHAPE_DEFECTS, *parts), name in HELD_OUT)
+    for name in TEXTURES:
+        pattern = ("distortion",) if name in _PATTERNED else ()
+        classes[name] = ClassInfo(name, "texture", (*anywhere, "chip", *pattern), name in HELD_OUT)
+    return classes
+
+
+CLASSES: dict[str, ClassInfo] = _classes()
+
+
+def draw(
+    class_name: str, seed: int, *, size: int = 240, defect: str | None = None, severity: tuple[float, float] = (0.0, 1.0)
+) -> Sample:
+    """Draw one picture; it depends on the arguments alone.
+
+    The same seed with and without a defect gives the same thing in the same light.
+
+    Args:
+        class_name: one of `CLASSES`.
+        seed: any whole number from 0.
+        size: pixels of a side, 96 to 1024.
+        defect: a kind from the class's defects; None draws a good one.
+        severity: range that its plainness and its area are drawn from, 0 (barely visible, 0.05 % of the picture) to
+            1 (gross, up to 20 %).
+
+    Raises:
+        UsageError: no such class or defect, or the size, seed or severity is out of range.
+    """
+    if class_name not in CLASSES:
+        raise UsageError(suggest("class", class_name, CLASSES))
+    info = CLASSES[class_name]
+    if defect is not None and defect not in info.defects:
+        raise UsageError(suggest(f"defect of {class_name}", defect, info.defects))
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise UsageError(f"size: expected {MIN_SIZE} to {MAX_SIZE} pixels, got {size}")
+    if seed < 0:
+        raise UsageError(f"seed: expected a whole number from 0, got {seed}")
+    if not 0 <= severity[0] <= severity[1] <= 1:
+        raise UsageError(f"severity: expected (least, most) between 0 and 1, got {severity}")
+    for attempt in range(_ATTEMPTS):
+        sample = _draw(info, seed, size, defect, severity, attempt)
+        if defect is None or sample.mask.mean() >= SMALLEST:
+            break
+    return sample
+
+
+def _draw(info: ClassInfo, seed: int, size: int, defect: str | None, severity: tuple[float, float], attempt: int) -> Sample:
+    """One try: a defect can come out smaller than counts, or hide behind another part."""
+    key = int.from_bytes(hashlib.sha256(info.name.encode()).digest()[:8])
+    body, camera, flaw = (np.random.default_rng([key, seed, stream]) for stream in (0, 1, 2 + attempt))
+    if info.kind == "texture":
+        surface = TEXTURES[info.name](body, size)
+        if rotate := int(body.integers(4)):
+            surface = Surface(np.rot90(surface.albedo, rotate), np.rot90(surface.height, rotate), surface.alpha, surface.gloss)
+        mask = np.zeros((size, size), dtype=np.float32)
+    else:
+        surface, mask = _thing(info.name, body, flaw, size, defect)
+    ground = _ground(body, size)
+    if defect in SURFACE_DEFECTS:
+        silhouette = surface.alpha
+        mask = SURFACE_DEFECTS[defect](flaw, surface, _spot(flaw, silhouette, severity)) * silhouette
+    elif defect == "chip":
+        mask = _chip(flaw, surface)
+    picture = _photograph(camera, _light(camera, surface), surface.alpha, ground)
+    return Sample(picture, _as_mask(mask, defect), info.name, defect)
+
+
+def _as_mask(mask: Field, defect: str | None) -> NDArray[np.bool_]:
+    """Where a soft mask counts; never empty where there is a defect."""
+    if defect is None:
+        return np.zeros(mask.shape, dtype=bool)
+    return np.asarray(mask > min(0.4, 0.6 * float(mask.max())), dtype=bool)
+
+
+def _thing(
+    name: str, body: np.random.Generator, flaw: np.random.Generator, size: int, defect: str | None
+) -> tuple[Surface, Field]:
+    """An object in some pose, with its defect of shape or parts, and where that changed it."""
+    parts = OBJECTS[name](body)
+    x, y = grid(size)
+    scale = body.uniform(0.55, 0.92)
+    turn = body.uniform(0, 2 * np.pi) if body.random() < 0.6 else body.normal(0, 0.08)
+    slack = max(0.0, 0.95 - scale) * 0.7
+    dx, dy = x - np.float32(body.uniform(-slack, slack)), y - np.float32(body.uniform(-slack, slack))
+    squeeze = np.float32(body.uniform(0.94, 1.06))
+    c, s = np.float32(np.cos(turn) / scale), np.float32(np.sin(turn) / scale)
+    u, v = (dx * c + dy * s) * squeeze, (dy * c - dx * s) / squeeze
+    unit, noise, gloss = scale * size / 2, grain(body, size), body.uniform(0, 0.7)
+    surface, top = compose(parts, u, v, unit, noise, gloss)
+    if defect in _PART_DEFECTS:
+        loose = [i for i, part in enumerate(parts) if part.loose]
+        for index in flaw.permutation(loose):
+            changed = list(parts)
+            if defect == "missing part":
+                del changed[index]
+            else:
+                changed[index] = _moved(flaw, parts[index])
+            wrong, wrong_top = compose(changed, u, v, unit, noise, gloss)
+            if defect == "missing part":  # number the rest as before
+                wrong_top = np.where(wrong_top > index, wrong_top + 1, wrong_top)
+            mask = (wrong_top != top).astype(np.float32)
+            if mask.mean() >= SMALLEST:
+                return wrong, mask
+        return wrong, mask
+    if defect == "bent":
+        for push in (1.0, 1.8, 3.0):
+            wrong, wrong_top = compose(parts, *_bend(flaw, surface.alpha, u, v, push / scale), unit, noise, gloss)
+            mask = (wrong_top != top).astype(np.float32)
+            if mask.mean() >= 2 * SMALLEST:
+                break
+        return wrong, mask
+    return surface, np.zeros((size, size), dtype=np.float32)
+
+
+def _moved(rng: np.random.Generator, part: Part) -> Part:
+    """The part at another place and turned."""
+    angle, away, turn = rng.uniform(0, 2 * np.pi), rng.uniform(0.08, 0.3), rng.uniform(-0.8, 0.8)
+    (cx, cy), c, s = part.centre, np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    tx, ty = np.float32(cx + away * np.cos(angle)), np.float32(cy + away * np.sin(angle))
+
+    def shape(x: Field, y: Field) -> Field:
+        dx, dy = x - tx, y - ty
+        return part.shape(dx * c + dy * s + np.float32(cx), dy * c - dx * s + np.float32(cy))
+
+    return Part(shape, part.colour, part.height, part.bevel, part.grain, cut=part.cut)
+
+
+def _edge_point(rng: np.random.Generator, alpha: Field) -> tuple[float, float]:
+    """A point on the outline, or on the picture's border where the surface fills it."""
+    size = alpha.shape[0]
+    solid = alpha > 0.5
+    border = solid ^ (uniform_filter(solid.astype(np.float32), 3) > 0.99)
+    border &= solid
+    if not border.any():
+        along, side = rng.uniform(-0.95, 0.95), rng.choice([-0.97, 0.97])
+        return (float(along), float(side)) if rng.random() < 0.5 else (float(side), float(along))
+    rows, columns = np.nonzero(border)
+    i = int(rng.integers(len(rows)))
+    return ((columns[i] + 0.5) * 2 / size - 1, (rows[i] + 0.5) * 2 / size - 1)
+
+
+def _bend(rng: np.random.Generator, alpha: Field, u: Field, v: Field, push: float) -> tuple[Field, Field]:
+    """Coordinates pushed in or out around a point of the outline."""
+    x, y = grid(alpha.shape[0])
+    cx, cy = _edge_point(rng, alpha)
+    wide = rng.uniform(0.12, 0.35)
+    away = np.exp(-((x - np.float32(cx)) ** 2 + (y - np.float32(cy)) ** 2) / np.float32(2 * wide * wide))
+    angle, far = rng.uniform(0, 2 * np.pi), push * wide * rng.uniform(0.25, 0.55)
+    return (u + away * np.float32(far * np.cos(angle))).astype(np.float32), (v + away * np.float32(far * np.sin(angle))).astype(
+        np.float32
+    )
+
+
+def _spot(rng: np.random.Generator, alpha: Field, severity: tuple[float, float]) -> Spot:
+    """A place on the thing, an area and a strength."""
+    size = alpha.shape[0]
+    rows, columns = np.nonzero(alpha > 0.9)
+    if len(rows) == 0:
+        rows, columns = np.nonzero(alpha >= alpha.max())
+    i = int(rng.integers(len(rows)))
+    centre = ((columns[i] + 0.5) * 2 / size - 1, (rows[i] + 0.5) * 2 / size - 1)
+    area = SMALLEST * (LARGEST / SMALLEST) ** rng.uniform(*severity) * max(float(alpha.mean()), 0.15)
+    return Spot(centre, float(np.sqrt(4 * area / np.pi)), float(rng.uniform(*severity)))
+
+
+def _chip(rng: np.random.Generator, surface: Surface) -> Field:
+    """A bite out of the edge: gone, or broken to the raw material. On a surface: a torn border."""
+    size = surface.alpha.shape[0]
+    centre, radius = _edge_point(rng, surface.alpha), float(np.exp(rng.uniform(np.log(0.06), np.log(0.4))))
+    bite = blob(rng, size, centre, radius, ragged=rng.uniform(0.2, 0.8))
+    mask = bite * surface.alpha
+    if rng.random() < 0.5 or not (surface.alpha < 0.5).any():
+        raw = np.clip(surface.albedo.mean(axis=(0, 1)) * np.float32(rng.choice([0.45, 0.6, 1.5])) + 0.03, 0, 1).astype(np.float32)
+        rough = fractal(rng, size, 1.2, low=4)
+        surface.albedo = mix(
+            surface.albedo, np.clip(raw * (1 + rough * np.float32(0.2))[..., None], 0, 1).astype(np.float32), bite
+        )
+        surface.height = surface.height - bite * (np.float32(0.02) + rough * np.float32(0.004))
+    else:
+        surface.alpha = surface.alpha * (1 - bite)
+    return mask.astype(np.float32)
+
+
+def _ground(rng: np.random.Generator, size: int) -> Field:
+    """What lies behind, [S, S, 3]: plain, shaded, or a quiet texture."""
+    colour = palette(
+        rng,
+        (0.08, 0.08, 0.09),
+        (0.9, 0.9, 0.9),
+        (0.5, 0.5, 0.5),
+        (0.25, 0.3, 0.35),
+        (0.8, 0.75, 0.3),
+        (0.3, 0.5, 0.35),
+        spread=0.08,
+    )
+    kind = rng.random()
+    if kind < 0.35:
+        return np.broadcast_to(colour, (size, size, 3))
+    if kind < 0.8:
+        light = 1 + fractal(rng, size, rng.uniform(0.8, 2.0)) * np.float32(rng.uniform(0.01, 0.12))
+        return np.clip(light[..., None] * colour, 0, 1).astype(np.float32)
+    textures = [maker for name, maker in TEXTURES.items() if name not in HELD_OUT]
+    texture = textures[int(rng.integers(len(textures)))](rng, size).albedo
+    return mix(np.broadcast_to(colour, texture.shape), texture, np.full((size, size), rng.uniform(0.2, 0.8), dtype=np.float32))
+
+
+def _light(rng: np.random.Generator, surface: Surface) -> Field:
+    """The lit surface, [S, S, 3]: ambient, one lamp, a highlight, an uneven field."""
+    size = surface.alpha.shape[0]
+    dy, dx = np.gradient(surface.height * np.float32(size / 2))
+    side, tilt = rng.uniform(0, 2 * np.pi), rng.uniform(0.35, 1.0)
+    lx, ly, lz = (np.float32(value) for value in (np.cos(side) * tilt, np.sin(side) * tilt, 1.0))
+    norm = 1 / np.sqrt(1 + dx * dx + dy * dy)
+    facing = (lz - dx * lx - dy * ly) * norm / np.float32(np.hypot(1, tilt))
+    ambient = rng.uniform(0.35, 0.65)
+    flat = 1 / np.hypot(1, tilt)  # what a level surface gets
+    shade = ambient + (1 - ambient) * np.maximum(facing, 0) / np.float32(flat)
+    x, y = grid(size)
+    field = 1 + (x * np.float32(rng.normal(0, 0.1)) + y * np.float32(rng.normal(0, 0.1)))
+    lit = surface.albedo * (shade * field)[..., None]
+    if surface.gloss > 0:
+        half = norm * (1 - dx * lx / 2 - dy * ly / 2) / np.float32(np.hypot(1, tilt / 2))
+        shine = np.clip(half, 0, 1)
+        shine = shine * shine
+        shine = shine * shine
+        shine = shine * shine * shine * shine  # the 16th power
+        level = np.float32(1 / np.hypot(1, tilt / 2)) ** 16
+        lit = lit + ((shine - level) * np.float32(surface.gloss * rng.uniform(0.3, 0.9)))[..., None]
+    return np.clip(lit, 0, 1.2).astype(np.float32)
+
+
+def _photograph(rng: np.random.Generator, lit: Field, alpha: Field, ground: Field) -> NDArray[np.uint8]:
+    """Thing before ground through a camera: shadow, exposure, colour cast, vignette, blur, noise, perhaps grey."""
+    size = alpha.shape[0]
+    if float(alpha.min()) < 1:
+        deep, soft = rng.uniform(0, 0.5), rng.uniform(0.02, 0.12)
+        shift = tuple(int(value) for value in rng.normal(0, 0.03, 2) * size)
+        shade = uniform_filter(
+            uniform_filter(np.roll(alpha, shift, axis=(0, 1)), max(3, int(soft * size))), max(3, int(soft * size))
+        )
+        picture = mix(ground * (1 - np.float32(deep) * shade)[..., None], lit, alpha)
+    else:
+        picture = lit
+    gain, cast = rng.uniform(0.6, 1.25), rng.normal(1, 0.04, 3)
+    x, y = grid(size)
+    vignette = 1 - (x * x + y * y) * np.float32(rng.uniform(0, 0.2))
+    picture = picture * (vignette[..., None] * (gain * cast).astype(np.float32))
+    if rng.random() < 0.2:
+        picture = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2)
+    blur = rng.uniform(0, 0.003) * size
+    if blur > 0.3:
+        picture = gaussian_filter(picture, (blur, blur, 0), truncate=2.5)
+    noise = rng.standard_normal((size, size, 1), dtype=np.float32) * np.float32(rng.uniform(0, 0.025))
+    return np.clip((picture + noise) * 255 + np.float32(0.5), 0, 255).astype(np.uint8)

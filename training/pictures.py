@@ -1,0 +1,61 @@
+"""Blocks of drawn pictures for training; a block depends on (seed, number) alone, so that a run can resume exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from words import TRAINED
+
+from anovl.data.synthetic import CLASSES, Sample, draw
+
+FIRST_TRAINING_SEED = 2**56  # every seed below is for validation, demo and verdict
+MASK_CELL = 4  # pixels of a mask cell
+
+
+@dataclass(frozen=True)
+class Block:
+    """P pictures: images [P, 3, S, S] uint8, cells [P, S/4, S/4] (share of defect in 0..255), classes and kinds by name."""
+
+    images: Tensor
+    cells: Tensor
+    classes: list[str]
+    kinds: list[str | None]
+
+
+def draw_block(key: list[int], *, size: int, pictures: int, severity: tuple[float, float] = (0.0, 1.0)) -> Block:
+    """Draw a block: two in three defective, most of those beside the same thing without the defect.
+
+    Args:
+        key: what it depends on: the run's seed, the number of the block, and so on.
+        size: pixels of a side.
+        pictures: P.
+        severity: of the defects, see `draw`.
+    """
+    rng = np.random.default_rng(key)
+    samples: list[Sample] = []
+    while len(samples) < pictures:
+        name = TRAINED[int(rng.integers(len(TRAINED)))]
+        kinds = CLASSES[name].defects
+        seed = FIRST_TRAINING_SEED + int(rng.integers(2**48))
+        defective = rng.random() < 0.67
+        if defective:
+            samples.append(draw(name, seed, size=size, defect=kinds[int(rng.integers(len(kinds)))], severity=severity))
+        if not defective or rng.random() < 0.6:
+            samples.append(draw(name, seed, size=size))
+    samples = samples[:pictures]
+    images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2).contiguous()
+    masks = torch.from_numpy(np.stack([sample.mask for sample in samples])).float()[:, None]
+    cells = (torch.nn.functional.avg_pool2d(masks, MASK_CELL)[:, 0] * 255).round().byte()
+    return Block(images, cells, [sample.class_name for sample in samples], [sample.defect for sample in samples])
+
+
+def turned(images: Tensor, cells: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A batch turned by a multiple of 90 degrees, mirrored, and with its channels in another order, as one."""
+    turns = int(rng.integers(4))
+    images, cells = images.rot90(turns, (2, 3)), cells.rot90(turns, (1, 2))
+    if rng.random() < 0.5:
+        images, cells = images.flip(3), cells.flip(2)
+    return images[:, torch.from_numpy(rng.permutation(3))], cells
