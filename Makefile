@@ -44,6 +44,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python benchmarks/encoder.py
+	$(BIN)/python benchmarks/synth.py
 
 clean:
 	rm -rf $(VENV) $(DEMO) dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -18,11 +18,14 @@ from huggingface_hub import constants
 from anovl.backbones import open_clip_tags
 from anovl.checkpoints import (
     CONFIG_FILE,
+    EMBEDDED,
     HUB_FILES,
     WEIGHT_FILES,
+    Checkpoint,
     cache_root,
     find_local,
     locate,
+    own_settings,
     parse_model_name,
     read_config,
     sha256_of,
@@ -81,7 +84,6 @@ def hub_cache(root: Path, repo: str, files: dict[str, bytes]) -> Path:
     ("name", "arch", "kind", "target", "parsed_arch"),
     [
         ("mini", None, "embedded", "mini", None),
-        ("mini-captions", None, "embedded", "mini-captions", None),
         (DEFAULT, None, "tag", "laion400m_e32", "ViT-B-16-plus-240"),
         ("ViT-B/32:LAION2B-s34b-b79k", None, "tag", "laion2b_s34b_b79k", "ViT-B-32"),
         ("hf-hub:timm/vit.x", None, "hub", "timm/vit.x", None),
@@ -339,7 +341,43 @@ def test_embedded_model_is_a_folder_of_the_package_or_unavailable(tmp_path, monk
         locate(parse_model_name("mini"), {}, cache_dir=None, local_files_only=True)
     (tmp_path / "assets").mkdir()
     folder = model_folder(tmp_path / "assets" / "mini", HUB_FILES[0])
+    with pytest.raises(CheckpointError, match="damaged download"):
+        locate(parse_model_name("mini"), {}, cache_dir=None, local_files_only=True)
+    monkeypatch.setitem(EMBEDDED, "mini", sha256_of(folder / HUB_FILES[0]))
     assert locate(parse_model_name("mini"), {}, cache_dir=None, local_files_only=True).folder == folder
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_models_are_in_the_package_and_are_the_ones_we_trained(name):
+    checkpoint = locate(parse_model_name(name), {}, cache_dir=None, local_files_only=True)
+    assert checkpoint.sha256 == EMBEDDED[name]
+    assert checkpoint.weights.stat().st_size < 16 * 2**20
+    assert own_settings(checkpoint)["recipe"] == "mini"
+    assert "drawn" in own_settings(checkpoint)["note"]
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ('{"recipe": "papper"}', "did you mean 'paper'"),
+        ('{"recipe": 3}', "expected texts"),
+        ('{"colour": "red"}', "expected texts"),
+        ('["mini"]', "expected texts"),
+    ],
+)
+def test_wrong_settings_of_a_model_folder(tmp_path, own, message):
+    folder = model_folder(tmp_path)
+    (folder / "open_clip_config.json").write_text('{"model_cfg": {}, "anovl_cfg": ' + own + "}")
+    with pytest.raises(CheckpointError, match=message):
+        own_settings(Checkpoint(folder / HUB_FILES[0], "", folder))
+
+
+def test_settings_of_a_model_folder(tmp_path):
+    folder = model_folder(tmp_path)
+    assert own_settings(Checkpoint(folder / HUB_FILES[0], "", folder)) == {}
+    assert own_settings(Checkpoint(folder / HUB_FILES[0], "")) == {}
+    (folder / "open_clip_config.json").write_text('{"model_cfg": {}, "anovl_cfg": {"recipe": "paper", "note": "x"}}')
+    assert own_settings(Checkpoint(folder / HUB_FILES[0], "", folder)) == {"recipe": "paper", "note": "x"}
 
 
 # --- the hub

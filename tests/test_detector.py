@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -182,3 +183,17 @@ def test_released_recipe_draws_on_a_readable_scale(golden_backbone):
     assert low == pytest.approx(1 / (1 + np.exp(5 / scale)))
     assert high == pytest.approx(1 - low)
     assert AnoVL(golden_backbone).predict(drawn(), "nut").score_range == (0.0, 1.0)
+
+
+def test_image_score_from_the_map(golden_backbone):
+    prediction = AnoVL(golden_backbone, recipe=anovl.recipe(image_score="map_max")).predict(drawn(), "nut")
+    assert prediction.pred_score == pytest.approx(float(prediction.patch_scores.max()), abs=1e-6)
+
+
+def test_a_model_is_used_with_its_own_recipe_unless_told_otherwise(golden_backbone):
+    own = replace(golden_backbone, recipe="mini", note="for tests")
+    assert AnoVL(own).recipe == anovl.recipe("mini")
+    assert AnoVL(own, recipe="paper").recipe == anovl.recipe("paper")
+    assert AnoVL(golden_backbone).recipe == anovl.recipe("default")
+    assert own.describe()["note"] == "for tests"
+    assert "note" not in golden_backbone.describe()

@@ -122,23 +122,32 @@ def by_class(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
 def table(scored: Sequence[Scored], image_score: str, *, every_class: bool) -> None:
     """Print the figures of each class and their means over seen and held-out classes."""
     rows = {name: figures(group, image_score) for name, group in by_class(scored).items()}
+    print(f"image score: {image_score}\n{'':28} image AUROC  pixel AUROC  PRO(0.3)")
     if every_class:
-        for _name, _row in rows.items():
-            pass
-    for _title, held_out in (("seen classes", False), ("unseen classes", True)):
-        np.mean([row for name, row in rows.items() if CLASSES[name].held_out == held_out], axis=0)
+        for name, row in rows.items():
+            print(_line(name + (" *" if CLASSES[name].held_out else ""), row))
+    for title, held_out in (("seen classes", False), ("unseen classes", True)):
+        mine = [row for name, row in rows.items() if CLASSES[name].held_out == held_out]
+        print(_line(title, np.mean(mine, axis=0)), flush=True)
+
+
+def _line(title: str, values: Iterable[float]) -> str:
+    return f"{title:28} " + " ".join(f"{value:11.1f}" for value in values)
 
 
 def choices(scored: Sequence[Scored]) -> None:
-    """Print the image AUROC of every kind of image score, per-class mean."""
+    """Print the image AUROC of every kind of image score, mean over seen and over unseen classes."""
+    print(f"{'image AUROC by':28}        seen      unseen")
     groups = by_class(scored)
     for name in scored[0].image_scores:
-        for _title, held_out in (("seen", False), ("unseen", True)):
-            [
-                auroc([one.image_scores[name] for one in group], [one.defect is not None for one in group])
-                for key, group in groups.items()
-                if CLASSES[key].held_out == held_out
+        means = []
+        for held_out in (False, True):
+            mine = [group for key, group in groups.items() if CLASSES[key].held_out == held_out]
+            areas = [
+                auroc([one.image_scores[name] for one in group], [one.defect is not None for one in group]) for group in mine
             ]
+            means.append(100 * float(np.mean(areas)))
+        print(_line(name, means), flush=True)
 
 
 def real_table(detector: AnoVL, root: Path, class_name: str) -> None:
@@ -146,13 +155,15 @@ def real_table(detector: AnoVL, root: Path, class_name: str) -> None:
     scored = score(detector, real_samples(root, class_name))
     kinds = sorted({one.defect for one in scored if one.defect})
     rows = []
+    print(f"{'':28} pixel AUROC; image AUROC by {', '.join(scored[0].image_scores)}")
     for kind in kinds:
         some = [one for one in scored if one.defect in (None, kind)]
         wrong = [one for one in some if one.defect]
         pixel = auroc(np.concatenate([o.anomaly_map.ravel() for o in wrong]), np.concatenate([o.mask.ravel() for o in wrong]))
         image = [auroc([o.image_scores[n] for o in some], [o.defect is not None for o in some]) for n in some[0].image_scores]
         rows.append([100 * pixel, *(100 * value for value in image)])
-    np.mean(rows, axis=0)
+        print(_line(f"{root.name}/{kind}", rows[-1]))
+    print(_line(f"{root.name}, mean", np.mean(rows, axis=0)), flush=True)
 
 
 BASE = Wording(states=(("normal {class}", "abnormal {class}"),), domain="plain")
@@ -168,10 +179,10 @@ TABLE_4: dict[str, Wording] = {"base": BASE, "+ states": Wording(domain="plain")
 def ablations(backbone: Backbone, samples: Sequence[Sample], image_score: str) -> None:
     """Print the rows of the paper's Tables 3 and 4, means over the seen classes."""
     rows: list[tuple[str, AnoVL, Wording | None]] = [(name, AnoVL(backbone, recipe=one), None) for name, one in TABLE_3.items()]
-    rows += [(name, AnoVL(backbone), words) for name, words in TABLE_4.items()]
-    for _name, detector, words in rows:
+    rows += [(name, AnoVL(backbone, recipe="default"), words) for name, words in TABLE_4.items()]
+    for name, detector, words in rows:
         groups = by_class(score(detector, samples, words))
-        np.mean([figures(group, image_score) for group in groups.values()], axis=0)
+        print(_line(name, np.mean([figures(group, image_score) for group in groups.values()], axis=0)), flush=True)
 
 
 def main() -> None:
@@ -187,10 +198,11 @@ def main() -> None:
     options = parser.parse_args()
     name = f"local-dir:{options.model}" if Path(options.model).is_dir() else options.model
     backbone = load_backbone(name)
-    detector = AnoVL(backbone)
+    detector = AnoVL(backbone, recipe="default")
     if options.per_class:
         samples = held_out_samples(options.split, options.per_class)
         scored = score(detector, samples)
+        print(f"{options.split}: {options.per_class} pictures a class, {len(samples)} in all")
         choices(scored)
         table(scored, options.image_score, every_class=options.every_class)
         if options.tables:

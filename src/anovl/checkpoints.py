@@ -24,7 +24,7 @@ from anovl.errors import CheckpointError, OutputError, UnavailableError, UsageEr
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = {"mini": ""}  # name: sha256 of its weights
+EMBEDDED = {"mini": "ad15e605ebd5d59cad87bffae720d3bb1b810abcdff95f14c6538548e2082f5a"}  # name: sha256 of its weights
 CONFIG_FILE = "open_clip_config.json"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # others there are of other libraries
 WEIGHT_FILES = (*HUB_FILES, "model.safetensors", "pytorch_model.bin")

@@ -89,7 +89,7 @@ def demonstrate(
     rows: dict[str, Row] = {}
     cards: list[Card] = []
     with FolderWriter(folder, record) as writer:
-        drawn = write_dataset(folder / PICTURES, names, per_class=per_class, seed=seed, size=SIZE)
+        drawn = write_dataset(folder / PICTURES, names, per_class=per_class, seed=seed, size=SIZE, version=__version__)
         for name in names:
             files = [file for file in drawn["files"] if file["class_name"] == name]
             rows[name], shown = _score_class(detector, name, files, writer, on_picture)

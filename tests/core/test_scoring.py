@@ -41,6 +41,17 @@ def test_zero_tokens_give_one_half_not_nan():
     assert scoring.anomaly_score(torch.zeros(3, 4), torch.eye(4)[:2], 100.0).tolist() == [0.5] * 3
 
 
+def test_picture_scores():
+    class_score, patch_scores = torch.tensor([0.2, 0.9]), torch.tensor([[[0.1, 0.6], [0.3, 0.0]], [[0.5, 0.5], [0.4, 0.1]]])
+    for kind, expected in (
+        ("class_token", [0.2, 0.9]),
+        ("class_token_22views", [0.2, 0.9]),
+        ("map_max", [0.6, 0.5]),
+        ("class_token_and_map_max", [0.4, 0.7]),
+    ):
+        torch.testing.assert_close(scoring.picture_score(kind, class_score, patch_scores), torch.tensor(expected))
+
+
 def test_smoothing_is_a_3x3_mean_with_replicated_edges():
     grid = torch.zeros(1, 4, 4)
     grid[0, 0, 0] = 9.0

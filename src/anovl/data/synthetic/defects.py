@@ -166,8 +166,8 @@ def discoloration(rng: np.random.Generator, surface: Surface, spot: Spot) -> Fie
     by = 0.25 + 0.55 * spot.strength
     factor = 1 + (by if rng.random() < 0.4 else -by) * (np.ones(3) if rng.random() < 0.5 else rng.uniform(-0.4, 1, 3))
     changed = np.clip(surface.albedo * factor.astype(np.float32), 0, 1)
-    if np.abs(changed - surface.albedo).mean() < 0.05 * by:  # black or white already
-        changed = np.clip(surface.albedo + np.float32(by * 0.5 * (1 if surface.albedo.mean() < 0.5 else -1)), 0, 1)
+    if np.abs(changed - surface.albedo).mean() < 0.04:  # nearly black or white already
+        changed = np.clip(surface.albedo + np.float32(by * 0.4 * (1 if surface.albedo.mean() < 0.5 else -1)), 0, 1)
     surface.albedo = mix(surface.albedo, changed, soft)
     return soft
 

@@ -66,7 +66,8 @@ def fractal(
     if high is not None:
         inside &= power <= high * high
     amplitude = np.where(inside, np.maximum(power, 1e-6) ** np.float32(-slope / 2), 0).astype(np.float32)
-    spectrum = rng.standard_normal((2, *amplitude.shape), dtype=np.float32)
+    own = np.random.default_rng(int(rng.integers(2**63)))  # what comes after does not depend on the size
+    spectrum = own.standard_normal((2, *amplitude.shape), dtype=np.float32)
     field: Field = fft.irfft2((spectrum[0] + 1j * spectrum[1]) * amplitude, s=(size, size))
     deviation = float(field.std())
     return field if deviation == 0 else (field * np.float32(1 / deviation)).astype(np.float32)

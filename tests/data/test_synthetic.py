@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from scipy.ndimage import binary_dilation
+
+from anovl.data.synthetic import CLASSES, MAX_SIZE, MIN_SIZE, draw
+from anovl.errors import UsageError
+
+EVERY = [(name, kind) for name, info in CLASSES.items() for kind in info.defects]
+
+
+def test_world_is_as_wide_as_promised():
+    kinds = {kind for info in CLASSES.values() for kind in info.defects}
+    names = {kind: [i.name for i in CLASSES.values() if i.kind == kind] for kind in ("object", "texture")}
+    held_out = [info.kind for info in CLASSES.values() if info.held_out]
+    assert len(names["object"]) >= 12
+    assert len(names["texture"]) >= 8
+    assert len(kinds) >= 10
+    assert sorted(held_out) == ["object", "object", "texture", "texture"]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_good_picture(name):
+    sample = draw(name, 5, size=MIN_SIZE)
+    assert sample.image.shape == (MIN_SIZE, MIN_SIZE, 3)
+    assert sample.image.dtype == np.uint8
+    assert sample.image.std() > 2, "an empty picture"
+    assert not sample.mask.any()
+    assert sample.defect is None
+    assert name in sample.caption
+
+
+@pytest.mark.parametrize(("name", "kind"), EVERY)
+def test_defect_is_drawn_and_marked(name, kind):
+    good, bad = draw(name, 3, size=144), draw(name, 3, size=144, defect=kind)
+    share = bad.mask.mean()
+    assert 0.0005 <= share <= 0.6
+    assert (bad.class_name, bad.defect) == (name, kind)
+    assert kind in bad.caption
+    changed = np.abs(good.image.astype(int) - bad.image.astype(int)).mean(axis=2)
+    assert changed[bad.mask].mean() > 1, "nothing to see under the mask"
+
+
+@pytest.mark.parametrize("kind", ["scratch", "crack", "hole", "stain", "contamination", "thread"])
+def test_mask_is_exact(kind):
+    """Four pixels beyond the mask the picture is the good one, but for the faint tips of a stroke."""
+    for name in ("washer", "leather", "circuit board", "wood"):
+        good, bad = draw(name, 8), draw(name, 8, defect=kind)
+        changed = np.abs(good.image.astype(int) - bad.image.astype(int)).max(axis=2)
+        assert (changed[~binary_dilation(bad.mask, iterations=4)] > 2).mean() < 0.0005
+        assert (changed[bad.mask] > 2).mean() > 0.8
+
+
+def test_same_arguments_same_picture():
+    one, two = draw("gear", 11, defect="crack"), draw("gear", 11, defect="crack")
+    assert np.array_equal(one.image, two.image)
+    assert np.array_equal(one.mask, two.mask)
+    assert not np.array_equal(one.image, draw("gear", 12, defect="crack").image)
+
+
+def test_size_changes_the_detail_not_the_scene():
+    for name in ("bottle cap", "cable", "screw"):
+        small, large = draw(name, 4, size=120).image, draw(name, 4, size=240).image
+        shrunk = large.reshape(120, 2, 120, 2, 3).mean(axis=(1, 3))
+        assert np.corrcoef(shrunk.ravel(), small.ravel())[0, 1] > 0.9
+    assert draw("tile", 1, size=MAX_SIZE, defect="hole").mask.shape == (MAX_SIZE, MAX_SIZE)
+
+
+def test_severity_widens_and_deepens():
+    def mean_area(severity):
+        return np.mean([draw("concrete", seed, size=96, defect="stain", severity=severity).mask.mean() for seed in range(12)])
+
+    assert mean_area((0.8, 1.0)) > 4 * mean_area((0.0, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"class_name": "washr"}, "washer"),
+        ({"defect": "scrach"}, "scratch"),
+        ({"class_name": "washer", "defect": "distortion"}, "defect of washer"),
+        ({"size": 95}, "96 to 1024"),
+        ({"size": 1025}, "96 to 1024"),
+        ({"seed": -1}, "from 0"),
+        ({"severity": (0.5, 0.2)}, "severity"),
+        ({"severity": (0.0, 1.5)}, "severity"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        draw(**{"class_name": "washer", "seed": 0, **arguments})

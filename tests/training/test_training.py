@@ -1,0 +1,106 @@
+import math
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import train
+import words
+from pictures import FIRST_TRAINING_SEED, draw_block
+from safetensors.torch import load_file
+from train import Plan, Stage
+
+from anovl.backbones import load_backbone
+from anovl.core.prompts import build_prompts
+from anovl.data.synthetic.scene import HELD_OUT
+
+TINY = Plan((Stage(96, 2, 8),), block=16, repeats=1, warm_up=2)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    path = tmp_path_factory.mktemp("words") / "bpe.txt.gz"
+    return words.write_vocabulary(path), open_clip.SimpleTokenizer(bpe_path=str(path))
+
+
+def test_vocabulary_is_small_and_reads_any_sentence(vocabulary):
+    size, tokenizer = vocabulary
+    assert size == tokenizer.vocab_size < 2000
+    for sentence in ("a photo of a metal nut without flaw", "Ünïcode Größe 零件 🔩", "qzx-42 hazelnut"):
+        tokens = tokenizer([sentence])[0]
+        assert tokens.max() == tokenizer.eot_token_id == size - 1
+    assert (tokenizer(build_prompts("metal nut").abnormal) > 0).sum(dim=1).max() < 30
+
+
+def test_held_out_classes_are_in_no_sentence_and_no_picture():
+    every = [*words.NOUNS, *words.ALL_TEMPLATES, *words.NORMAL, *words.ABNORMAL]
+    every += [text for group in (words.NAMES, words.GENERIC, words.KINDS) for texts in group.values() for text in texts]
+    text = " ".join(every).split()
+    for name in HELD_OUT:
+        assert name not in words.TRAINED
+        assert name.split()[0] not in text
+    block = draw_block([0], size=96, pictures=40)
+    assert not set(block.classes) & set(HELD_OUT)
+
+
+def test_training_seeds_are_apart_from_those_of_data_sets_and_demo():
+    from anovl.data.synthetic.layout import plan
+
+    assert all(picture.seed(seed) < FIRST_TRAINING_SEED for seed in range(3) for picture in plan("gear", per_class=50))
+
+
+def test_a_block_depends_on_its_key_alone():
+    one, two, other = (draw_block([7, n], size=96, pictures=6) for n in (0, 0, 1))
+    assert torch.equal(one.images, two.images)
+    assert torch.equal(one.cells, two.cells)
+    assert not torch.equal(one.images, other.images)
+
+
+def test_captions_are_true_of_their_pictures():
+    classes, kinds = ["gear", "gear", "wood", "gear"], [None, "crack", "crack", None]
+    for seed in range(30):
+        captions, true = train.true_captions(classes, kinds, np.random.default_rng(seed))
+        assert true.diagonal().all()
+        assert not true[0, 1]
+        assert not true[1, 0]
+        general = [not any(name in caption for name in words.NAMES["gear"]) for caption in captions]
+        assert bool(true[1, 2]) <= (not any(name in captions[2] for name in words.NAMES["wood"]))
+        assert true[0, 3] or general[3] or kinds[3] is not None
+
+
+def test_contrastive_loss_with_equal_captions():
+    """Two pictures of one caption each count half: the best possible loss is log 2, reached by equal similarity."""
+    true = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
+    best = torch.where(true, 50.0, -50.0)
+    assert train.contrastive(best, true).item() == pytest.approx(2 / 3 * math.log(2), abs=1e-5)
+    assert train.contrastive(-best, true) > 50
+
+
+def test_grid_positions_are_alike_at_any_side():
+    small, large = train.sincos(192, 5)[1:].view(5, 5, -1), train.sincos(192, 15)[1:].view(15, 15, -1)
+    assert torch.allclose(small, large[1::3, 1::3], atol=1e-5)
+
+
+def test_value_attention_starts_as_difference_from_alike_tokens(vocabulary):
+    clip = train.build(vocabulary[0], 0)
+    block = clip.visual.transformer.resblocks[0].attn
+    product = block.out_proj.weight @ block.in_proj_weight[-192:]
+    assert (product.diagonal().mean() + 1).abs() < 0.1
+    assert clip.visual.class_embedding.abs().max() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masks", [True, False])
+def test_interrupted_training_ends_with_the_same_weights(tmp_path, masks):
+    plan = Plan(**{**TINY.__dict__, "masks": masks})
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    train.train(0, tmp_path / "whole", plan, "cpu", False, 0.0)
+    train.train(0, tmp_path / "parts", plan, "cpu", False, 1e-9)
+    half = load_file(tmp_path / "parts/model/open_clip_model.safetensors")
+    train.train(0, tmp_path / "parts", plan, "cpu", False, 0.0)
+    whole, parts = (load_file(tmp_path / name / "model/open_clip_model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert any(not torch.equal(whole[key], half[key]) for key in whole)
+    backbone = load_backbone(f"local-dir:{tmp_path / 'whole/model'}")
+    assert backbone.encode_text(["a good gear"]).isfinite().all()
