@@ -13,7 +13,18 @@ import typer
 
 from anovl import __version__
 
-PACKAGES = ("torch", "open_clip_torch", "numpy", "scipy", "pillow", "safetensors", "huggingface_hub", "jinja2", "typer", "pyarrow")
+PACKAGES = (
+    "torch",
+    "open_clip_torch",
+    "numpy",
+    "scipy",
+    "pillow",
+    "safetensors",
+    "huggingface_hub",
+    "jinja2",
+    "typer",
+    "pyarrow",
+)
 
 
 def versions() -> dict[str, str]:
