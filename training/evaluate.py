@@ -25,7 +25,7 @@ from anovl import AnoVL
 from anovl.backbones import Backbone, load_backbone
 from anovl.config import Recipe, recipe
 from anovl.core.prompts import Wording
-from anovl.core.scoring import to_image_size
+from anovl.core.scoring import picture_score, to_image_size
 from anovl.data.images import load_image
 from anovl.data.sources import find_mask
 from anovl.data.synthetic import CLASSES, Sample, draw
@@ -78,13 +78,12 @@ def real_samples(root: Path, class_name: str) -> list[Sample]:
 def image_scores(class_score: Tensor, patch_scores: Tensor) -> dict[str, Tensor]:
     """Ways to one score a picture, each [B], from S_AD [B] and S_AL [B, h, w]."""
     flat = patch_scores.flatten(1)
-    top = flat.amax(dim=1)
-    few = flat.topk(max(1, flat.shape[1] // 100), dim=1).values.mean(dim=1)
+    top = picture_score("map_max", class_score, patch_scores)
     return {
         "class_token": class_score,
         "map_max": top,
-        "map_top1%": few,
-        "class_token_and_map_max": (class_score + top) / 2,
+        "map_top1%": flat.topk(max(1, flat.shape[1] // 100), dim=1).values.mean(dim=1),
+        "class_token_and_map_max": picture_score("class_token_and_map_max", class_score, patch_scores),
         "logits of both": (class_score.logit(eps=1e-6) + top.logit(eps=1e-6)) / 2,
     }
 

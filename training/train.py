@@ -281,8 +281,6 @@ def export(state: dict[str, Tensor], vocabulary: int, folder: Path, tokenizer_fi
     record = {"model_cfg": config, "preprocess_cfg": preprocess, "anovl_cfg": {"recipe": "mini", "note": note}}
     (folder / "open_clip_config.json").write_text(json.dumps(record, indent=1) + "\n")
     (folder / "bpe.txt.gz").write_bytes(tokenizer_file.read_bytes())
-    state = dict(state)
-    state["visual.positional_embedding"] = sincos(CONFIG["vision_cfg"]["width"], 15)
     half = {key: value.half().contiguous() for key, value in sorted(state.items())}
     save_file(half, folder / "open_clip_model.safetensors")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anovl.core.prompts import DOMAINS, STATES, TEMPLATES
+from anovl.core.prompts import DOMAINS, STATES, TEMPLATES, fill_template
 from anovl.data.synthetic.scene import CLASSES, HELD_OUT
 
 NAMES: dict[str, tuple[str, ...]] = {
@@ -188,8 +188,7 @@ def sentence(rng: np.random.Generator, state: str, name: str) -> str:
     """A state with a name in it, in a random template."""
     template = ALL_TEMPLATES[int(rng.integers(len(ALL_TEMPLATES)))]
     word = ALL_DOMAINS[int(rng.integers(len(ALL_DOMAINS)))]
-    article = "an {domain}" if word[0] in "aeiou" else "a {domain}"
-    return template.replace("a {domain}", article).replace("{domain}", word).replace("{object}", state.replace("{class}", name))
+    return fill_template(template, word, state.replace("{class}", name))
 
 
 def choose(rng: np.random.Generator, options: tuple[str, ...]) -> str:

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from anovl.checkpoints import Checkpoint, ModelName, locate, own_settings, parse_model_name, read_config
+from anovl.checkpoints import Checkpoint, ModelName, locate, own_settings, parse_model_name
 from anovl.config import DEFAULT_RECIPE, Attention
 from anovl.core.encoder import Encoder, ResNetEncoder, ViTEncoder
 from anovl.devices import pick_device, pick_dtype
@@ -217,8 +217,7 @@ def load_backbone(
     """
     target, kind = pick_device(device), pick_dtype(dtype)
     parsed, checkpoint, tag = _find(name, arch, cache_dir, local_files_only=local_files_only)
-    config = read_config(checkpoint.folder) if checkpoint.folder else {}
-    preprocess = config.get("preprocess_cfg") or tag
+    preprocess = checkpoint.config.get("preprocess_cfg") or tag
     with _quiet_root():
         clip = _build(parsed, checkpoint, quick_gelu=bool(tag.get("quick_gelu")))
         tokenizer = _tokenizer(parsed, checkpoint)
@@ -320,7 +319,7 @@ def _build(name: ModelName, checkpoint: Checkpoint, *, quick_gelu: bool) -> nn.M
     """The model with its weights, on the CPU in fp32."""
     import open_clip
 
-    config = read_config(checkpoint.folder)["model_cfg"] if checkpoint.folder else open_clip.get_model_config(str(name.arch))
+    config = checkpoint.config["model_cfg"] if checkpoint.folder else open_clip.get_model_config(str(name.arch))
     if reason := _unsupported(config):
         raise UsageError(f"{name.text} cannot be used: {reason}")
     text = config.get("text_cfg") or {}
@@ -381,7 +380,7 @@ def _tokenizer(name: ModelName, checkpoint: Checkpoint) -> Callable[..., Tensor]
     import open_clip
 
     spec = f"local-dir:{checkpoint.folder}" if checkpoint.folder else str(name.arch)
-    text = (read_config(checkpoint.folder)["model_cfg"].get("text_cfg") or {}) if checkpoint.folder else {}
+    text = checkpoint.config.get("model_cfg", {}).get("text_cfg") or {}
     merges = (text.get("tokenizer_kwargs") or {}).get("bpe_path")  # its own byte pairs, beside the weights
     own = {"bpe_path": str(Path(str(checkpoint.folder)) / merges)} if merges else {}
     try:

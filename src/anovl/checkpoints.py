@@ -58,6 +58,11 @@ class Checkpoint:
     sha256: str
     folder: Path | None = None
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """What open_clip_config.json of the folder holds; empty without a folder."""
+        return read_config(self.folder) if self.folder else {}
+
 
 def parse_model_name(name: str, arch: str | None = None) -> ModelName:
     """Tell what kind of name it is, without looking at anything but the local file system.
@@ -177,7 +182,7 @@ def own_settings(checkpoint: Checkpoint) -> dict[str, str]:
     Raises:
         CheckpointError: it says something else, or names no recipe of this version.
     """
-    own = read_config(checkpoint.folder).get("anovl_cfg") or {} if checkpoint.folder else {}
+    own = checkpoint.config.get("anovl_cfg") or {}
     if not isinstance(own, dict) or not own.keys() <= {"recipe", "note"} or not all(isinstance(v, str) for v in own.values()):
         raise CheckpointError(f"{checkpoint.folder}: anovl_cfg in {CONFIG_FILE}: expected texts 'recipe' and 'note', got {own!r}")
     if own.get("recipe", DEFAULT_RECIPE) not in RECIPES:

@@ -159,8 +159,8 @@ def build_prompts(class_name: str, wording: Wording | None = None, *, style: Pro
     for word in words:
         for template in wording.templates:
             for good, bad in pairs:
-                normal.append(_fill(template, word, good.replace("{class}", name)))
-                abnormal.append(_fill(template, word, bad.replace("{class}", name)))
+                normal.append(fill_template(template, word, good.replace("{class}", name)))
+                abnormal.append(fill_template(template, word, bad.replace("{class}", name)))
     return PromptSet(class_name=class_name, normal=tuple(normal), abnormal=tuple(abnormal))
 
 
@@ -175,16 +175,18 @@ def similar_known_class(class_name: str) -> str | None:
 
 def _defect_pair(defect: str) -> tuple[str, str]:
     """("{class} without a scratch", "{class} with a scratch") for "scratch"."""
-    phrase = f"{_article(defect)} {defect}"
+    phrase = f"{article(defect)} {defect}"
     return "{class} without " + phrase, "{class} with " + phrase
 
 
-def _article(word: str) -> str:
+def article(word: str) -> str:
+    """Tell whether "a" or "an" goes before a word, by its first letter."""
     return "an" if word.lower().startswith(("a", "e", "i", "o", "u", "x-")) else "a"
 
 
-def _fill(template: str, word: str, noun: str) -> str:
-    sentence = re.sub(r"\ba \{domain\}", f"{_article(word)} {{domain}}", template)
+def fill_template(template: str, word: str, noun: str) -> str:
+    """A sentence: `word` for {domain}, with its article, and `noun` for {object}."""
+    sentence = re.sub(r"\ba \{domain\}", f"{article(word)} {{domain}}", template)
     return sentence.replace("{domain}", word).replace("{object}", noun)
 
 

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, uniform_filter
 
+from anovl.core.prompts import article
 from anovl.data.synthetic.defects import SURFACE_DEFECTS, Spot
 from anovl.data.synthetic.fields import Field, blob, fractal, grid, mix
-from anovl.data.synthetic.objects import OBJECTS, Part, compose, grain
+from anovl.data.synthetic.objects import OBJECTS
+from anovl.data.synthetic.shapes import Part, compose, grain
 from anovl.data.synthetic.textures import TEXTURES, Surface, palette
 from anovl.errors import UsageError, suggest
 
@@ -62,10 +64,10 @@ class Sample:
     @property
     def caption(self) -> str:
         """One plain sentence about it."""
-        article = "an" if self.class_name[0] in "aeiou" else "a"
+        thing = f"{article(self.class_name)} {self.class_name}"
         if self.defect is None:
-            return f"a photo of {article} {self.class_name} without defect"
-        return f"a photo of {article} {self.class_name} with a {self.defect} defect"
+            return f"a photo of {thing} without defect"
+        return f"a photo of {thing} with a {self.defect} defect"
 
 
 def _classes() -> dict[str, ClassInfo]:
