@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from words import TRAINED
 
@@ -13,31 +14,39 @@ from anovl.data.synthetic import CLASSES, Sample, draw
 
 FIRST_TRAINING_SEED = 2**56  # every seed below is for validation, demo and verdict
 MASK_CELL = 4  # pixels of a mask cell
+KINDS = {kind: [name for name in TRAINED if CLASSES[name].kind == kind] for kind in ("object", "texture")}
 
 
 @dataclass(frozen=True)
 class Block:
-    """P pictures: images [P, 3, S, S] uint8, cells [P, S/4, S/4] (share of defect in 0..255), classes and kinds by name."""
+    """P pictures: images [P, 3, S, S] uint8, cells [P, S/4, S/4] (share of defect in 0..255), classes and kinds by name.
+
+    `things` [P] numbers what is shown: a defective picture and the same thing without the defect share a number.
+    """
 
     images: Tensor
     cells: Tensor
     classes: list[str]
     kinds: list[str | None]
+    things: NDArray[np.int64]
 
 
-def draw_block(key: list[int], *, size: int, pictures: int, severity: tuple[float, float] = (0.0, 1.0)) -> Block:
+def draw_block(key: list[int], *, size: int, pictures: int, objects: float, severity: tuple[float, float] = (0.0, 1.0)) -> Block:
     """Draw a block: two in three defective, most of those beside the same thing without the defect.
 
     Args:
         key: what it depends on: the run's seed, the number of the block, and so on.
         size: pixels of a side.
         pictures: P.
+        objects: about this share of them shows objects, the rest surfaces.
         severity: of the defects, see `draw`.
     """
     rng = np.random.default_rng(key)
     samples: list[Sample] = []
+    things: list[int] = []
     while len(samples) < pictures:
-        name = TRAINED[int(rng.integers(len(TRAINED)))]
+        names = KINDS["object" if rng.random() < objects else "texture"]
+        name = names[int(rng.integers(len(names)))]
         kinds = CLASSES[name].defects
         seed = FIRST_TRAINING_SEED + int(rng.integers(2**48))
         defective = rng.random() < 0.67
@@ -45,11 +54,13 @@ def draw_block(key: list[int], *, size: int, pictures: int, severity: tuple[floa
             samples.append(draw(name, seed, size=size, defect=kinds[int(rng.integers(len(kinds)))], severity=severity))
         if not defective or rng.random() < 0.6:
             samples.append(draw(name, seed, size=size))
+        things += [len(things)] * (len(samples) - len(things))
     samples = samples[:pictures]
     images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2).contiguous()
     masks = torch.from_numpy(np.stack([sample.mask for sample in samples])).float()[:, None]
     cells = (torch.nn.functional.avg_pool2d(masks, MASK_CELL)[:, 0] * 255).round().byte()
-    return Block(images, cells, [sample.class_name for sample in samples], [sample.defect for sample in samples])
+    classes, found = [sample.class_name for sample in samples], [sample.defect for sample in samples]
+    return Block(images, cells, classes, found, np.array(things[:pictures]))
 
 
 def turned(images: Tensor, cells: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,8 @@
 The loss is a sum of
 - CLIP's contrastive loss between class tokens and captions, where every caption that is true of a picture is a positive;
 - a binary loss on the class token, abnormal against normal sentences of the class (Eq. 1);
-- with masks: a binary loss between value-to-value tokens and abnormal minus normal sentences (Eq. 2) against the drawn mask,
-  and, where a stage asks for it, the same loss as for the class token on the mean of the highest hundredth of the patches;
+- where a stage asks for it, the same on the mean of the highest hundredth of the patches: value-to-value tokens, Eq. (2);
+- with masks: that binary loss on every value-to-value token against the drawn mask;
 - without: the contrastive loss again on value-to-value tokens pooled by their similarity to the caption.
 """
 
@@ -30,7 +30,7 @@ import torch
 import torch.distributed as dist
 import words
 from pictures import Block, draw_block, turned
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
@@ -76,12 +76,15 @@ class Plan:
     processes: int = 1
     block: int = 384  # pictures drawn at once by each process
     repeats: int = 2  # times each is used, turned anew
+    objects: float = 0.6  # share of the pictures that show objects, the rest shows surfaces
     plain: float = 0.5  # least severity of the defects at first; falls to 0 at half time
     rate: float = 1e-3
     warm_up: int = 100
     decay: float = 0.05
     average: float = 0.998
     masks: bool = True
+    dtype: str = "float32"  # of the matrix products
+    start: str | None = None  # a model folder to begin with
 
 
 def sincos(width: int, side: int) -> Tensor:
@@ -119,7 +122,7 @@ def build(vocabulary: int, seed: int) -> open_clip.CLIP:
 
 def whitening(seed: int, count: int) -> Tensor:
     """The first principal components of drawn 16 px patches, each scaled to about unit variance, [count, 3 * 16 * 16]."""
-    block = draw_block([seed, 0, 0, 0], size=144, pictures=400)
+    block = draw_block([seed, 0, 0, 0], size=144, pictures=400, objects=0.6)
     mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
     patches = F.unfold((block.images.float() / 255 - mean) / std, 16, stride=8).transpose(1, 2).flatten(0, 1)
     variance, vectors = torch.linalg.eigh(torch.cov(patches.T))
@@ -223,15 +226,15 @@ class Learner(nn.Module):
         bad = torch.tensor([float(kind is not None) for kind in kinds], device=device)
         losses["state"] = F.binary_cross_entropy_with_logits(scale * (token * direction).sum(dim=-1), bad)
         local = F.normalize(local, dim=-1)
+        logits = scale * (local * direction[:, None]).sum(dim=-1).unflatten(1, self.grid)
+        if self.top:
+            highest = logits.flatten(1).topk(max(1, logits[0].numel() // 100), dim=1).values.mean(dim=1)
+            losses["top"] = self.top * F.binary_cross_entropy_with_logits(highest, bad)
         if not self.masks:
             near = scale * torch.einsum("bmc,nc->bnm", local, caption)
             pooled = F.normalize(torch.einsum("bnm,bmc->bnc", near.softmax(dim=-1), local), dim=-1)
             losses["pooled"] = 0.5 * contrastive(scale * torch.einsum("bnc,nc->bn", pooled, caption), true)
             return losses
-        logits = scale * (local * direction[:, None]).sum(dim=-1).unflatten(1, self.grid)
-        if self.top:
-            highest = logits.flatten(1).topk(max(1, logits[0].numel() // 100), dim=1).values.mean(dim=1)
-            losses["top"] = self.top * F.binary_cross_entropy_with_logits(highest, bad)
         share = cells.to(device).float() / 255
         fine = F.interpolate(logits[:, None], size=share.shape[1:], mode="bilinear", align_corners=False)[:, 0]
         area = share.mean(dim=(1, 2), keepdim=True)
@@ -298,7 +301,10 @@ class Trainer:
         self.vocabulary = words.write_vocabulary(draft)
         draft.replace(folder / "bpe.txt.gz")
         self.tokenizer = open_clip.SimpleTokenizer(bpe_path=str(folder / "bpe.txt.gz"))
-        self.clip = build(self.vocabulary, plan.seed).to(device)
+        self.clip = build(self.vocabulary, plan.seed)
+        if plan.start:
+            self.clip.load_state_dict(load_file(Path(plan.start) / "open_clip_model.safetensors"))
+        self.clip.to(device)
         self.weights = [p for p in self.clip.parameters() if p.requires_grad]
         self.optimisers = make_optimisers(self.clip, plan)
         self.average = {key: value.clone() for key, value in self.clip.state_dict().items()}
@@ -340,7 +346,7 @@ class Trainer:
         plan = self.plan
         key = [plan.seed, stage.size, number, self.rank]
         least = max(0.0, plan.plain * (1 - 2 * self.step / self.total))
-        block = draw_block([*key, 0], size=stage.size, pictures=plan.block, severity=(least, 1.0))
+        block = draw_block([*key, 0], size=stage.size, pictures=plan.block, objects=plan.objects, severity=(least, 1.0))
         rng = np.random.default_rng([*key, 1])
         for batch in _batches(block, stage.batch, plan.repeats, rng):
             self._learn(learner, batch, rng)
@@ -355,7 +361,7 @@ class Trainer:
     def _learn(self, learner: Learner, batch: Batch, rng: np.random.Generator) -> None:
         for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = rate_at(self.plan, self.step, self.total)
-        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.device != "cpu"):
+        with torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.plan.dtype == "bfloat16"):
             losses = learner(*batch, rng)
         self.clip.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
@@ -411,8 +417,10 @@ def train(rank: int, folder: Path, plan: Plan, device: str, fast: bool, minutes:
 
 
 def _batches(block: Block, size: int, repeats: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Batches in random order; a defective picture and the same thing without the defect stay side by side."""
     for _ in range(repeats):
-        order = rng.permutation(len(block.classes))
+        shuffled = rng.random(len(block.classes))[block.things]
+        order = np.argsort(shuffled, kind="stable")
         for at in range(0, len(order) - size + 1, size):
             chosen = order[at : at + size]
             index = torch.from_numpy(chosen)
@@ -428,14 +436,32 @@ def main() -> None:
     parser.add_argument("--stages", default="144:46:32:0,240:21:16:0.5", help="size:blocks:batch:top, one after the other")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="bfloat16" if torch.cuda.is_available() else "float32"
+    )
+    parser.add_argument("--start", type=Path, metavar="FOLDER", help="a model folder, to begin with its weights")
     parser.add_argument("--processes", type=int, default=1 if torch.cuda.is_available() else os.cpu_count())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--objects", type=float, default=0.6, help="share of the pictures that show objects")
+    parser.add_argument("--plain", type=float, default=0.5, help="least severity of the defects at first")
+    parser.add_argument("--repeats", type=int, default=2, help="times each drawn picture is used")
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, to go on later")
     options = parser.parse_args()
     parts = [stage.split(":") for stage in options.stages.split(",")]
     stages = tuple(Stage(int(size), int(blocks), int(batch), float(top)) for size, blocks, batch, top in parts)
-    plan = Plan(stages, seed=options.seed, masks=options.masks == "on", rate=options.rate, processes=options.processes)
+    plan = Plan(
+        stages,
+        seed=options.seed,
+        masks=options.masks == "on",
+        rate=options.rate,
+        processes=options.processes,
+        objects=options.objects,
+        repeats=options.repeats,
+        plain=options.plain,
+        dtype=options.dtype,
+        start=options.start and str(options.start),
+    )
     options.folder.mkdir(parents=True, exist_ok=True)
     record = json.dumps(asdict(plan), indent=1) + "\n"
     written = options.folder / "plan.json"

@@ -39,7 +39,7 @@ def test_held_out_classes_are_in_no_sentence_and_no_picture():
     for name in HELD_OUT:
         assert name not in words.TRAINED
         assert name.split()[0] not in text
-    block = draw_block([0], size=96, pictures=40)
+    block = draw_block([0], size=96, pictures=40, objects=0.5)
     assert not set(block.classes) & set(HELD_OUT)
 
 
@@ -50,7 +50,7 @@ def test_training_seeds_are_apart_from_those_of_data_sets_and_demo():
 
 
 def test_a_block_depends_on_its_key_alone():
-    one, two, other = (draw_block([7, n], size=96, pictures=6) for n in (0, 0, 1))
+    one, two, other = (draw_block([7, n], size=96, pictures=6, objects=0.5) for n in (0, 0, 1))
     assert torch.equal(one.images, two.images)
     assert torch.equal(one.cells, two.cells)
     assert not torch.equal(one.images, other.images)
