@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -12,13 +13,69 @@ Interpolation = Literal["bilinear", "bicubic"]
 ImageScore = Literal["class_token", "class_token_22views", "map_max", "class_token_and_map_max"]
 OutputSize = Literal["image", "input"]
 PromptStyle = Literal["paper", "released"]
+AdapterKind = Literal["softmax", "tanh", "linear"]
+NoisePlace = Literal["input", "output"]
+AdaptationTarget = Literal["pseudo_label", "entropy", "none"]
 
 DEFAULT_MODEL = "ViT-B-16-plus-240:laion400m_e32"
 DEFAULT_RECIPE = "default"
 DEFAULT_THRESHOLD = 0.5  # CLIP's own decision: abnormal nearer than normal
 DISPLAY_SIDE = 1600  # longest side of an overlay, and of the copy of a picture kept for it
+ADAPTATION_MEMORY = 1024**3  # a batch adapts in parts of about so many bytes
+CPU_ADAPTATION_MEMORY = 48 * 1024**2  # on a CPU in parts that stay near its caches: a third faster than all at once
 MAX_IMAGE_PIXELS = 178_956_970  # where Pillow itself refuses; 100-megapixel cameras pass
 MAX_IMAGE_BYTES = 512 * 1024 * 1024
+
+
+def _check_choices(settings: Any, choices: dict[str, Any]) -> None:
+    """Raise a UsageError for the first field that is none of its literal's values."""
+    for field, literal in choices.items():
+        if getattr(settings, field) not in get_args(literal):
+            raise UsageError(suggest(field, str(getattr(settings, field)), get_args(literal)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """Test-time adaptation; the fields are the paper's (Eq. 9-11) and those of the authors' code.
+
+    T are the prompt tokens, of unit length; P the local tokens, |P| makes them unit. Letters as in `anovl.core.adapter`.
+
+    Attributes:
+        adapter: "softmax" is Eq. (9), softmax(|P| W^T / temperature) T + |P|, W starting at T; "tanh" the released code's,
+            P / 2 + tanh(W |P| + b) T / 2; "linear" Table 5's linear probe, P / 2 + (W P + b) / 2.
+        noise_at: noise comes on what the adapter gives ("output", Eq. 10) or on what it reads ("input").
+        target: the loss on clean tokens beside Eq. (10): "pseudo_label" is Eq. (11), "entropy" that of the prediction.
+        noise_weight: factor on Eq. (10), which tells clean from noisy tokens.
+        steps: of AdamW.
+        learning_rate, weight_decay: of AdamW.
+        noise_mean, noise_std: of the Gaussian noise.
+        temperature: of the softmax adapter.
+        loss_temperature: cosines are divided by it in the losses.
+    """
+
+    adapter: AdapterKind = "tanh"
+    noise_at: NoisePlace = "input"
+    target: AdaptationTarget = "entropy"
+    noise_weight: float = 1.0
+    steps: int = 5
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    noise_mean: float = 0.0
+    noise_std: float = 0.055
+    temperature: float = 1.0
+    loss_temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_choices(self, {"adapter": AdapterKind, "noise_at": NoisePlace, "target": AdaptationTarget})
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 0 <= self.steps <= 1000:
+            raise UsageError(f"adaptation steps: expected a whole number from 0 to 1000, got {self.steps!r}")
+        for field in ("learning_rate", "weight_decay", "noise_std", "noise_weight", "temperature", "loss_temperature"):
+            value = getattr(self, field)
+            least = "above 0" if "temperature" in field else "at least 0"
+            if not (isinstance(value, int | float) and 0 <= value < math.inf and (value > 0 or least == "at least 0")):
+                raise UsageError(f"adaptation {field}: expected a finite number {least}, got {value!r}")
+        if not (isinstance(self.noise_mean, int | float) and math.isfinite(self.noise_mean)):
+            raise UsageError(f"adaptation noise_mean: expected a finite number, got {self.noise_mean!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +96,7 @@ class Recipe:
         output_size: "image" gives maps at the image's own size, "input" at the model's input size.
         image_score: "class_token" is Eq. (1); "class_token_22views" its mean over 22 augmented views; "map_max" the
             top of the patch scores, Eq. (2); "class_token_and_map_max" the mean of both.
+        adaptation: what test-time adaptation does where it is asked for.
     """
 
     name: str = DEFAULT_RECIPE
@@ -51,6 +109,7 @@ class Recipe:
     align_corners: bool = False
     output_size: OutputSize = "image"
     image_score: ImageScore = "class_token"
+    adaptation: Adaptation = Adaptation()
 
     def __post_init__(self) -> None:
         choices = {
@@ -60,9 +119,9 @@ class Recipe:
             "output_size": OutputSize,
             "image_score": ImageScore,
         }
-        for field, literal in choices.items():
-            if getattr(self, field) not in get_args(literal):
-                raise UsageError(suggest(field, str(getattr(self, field)), get_args(literal)))
+        _check_choices(self, choices)
+        if not isinstance(self.adaptation, Adaptation):
+            raise UsageError(f"adaptation: expected an Adaptation, got {self.adaptation!r}")
         for field in ("smoothing", "align_corners"):
             if not isinstance(getattr(self, field), bool):
                 raise UsageError(f"{field}: expected True or False, got {getattr(self, field)!r}")
@@ -78,10 +137,13 @@ class Recipe:
         return asdict(self)
 
 
+PAPER_ADAPTATION = Adaptation(adapter="softmax", noise_at="output", target="pseudo_label")
+LINEAR_PROBE = Adaptation(adapter="linear")
+
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(name="default"),
     "mini": Recipe(name="mini", image_score="class_token"),  # the embedded model's own; measured in docs/models.md
-    "paper": Recipe(name="paper"),
+    "paper": Recipe(name="paper", adaptation=PAPER_ADAPTATION),
     "released": Recipe(
         name="released",
         interpolation="bilinear",

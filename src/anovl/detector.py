@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from anovl.backbones import Backbone, load_backbone
-from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, OutputSize, Recipe
+from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, OutputSize, Recipe
 from anovl.config import recipe as make_recipe
+from anovl.core.adapter import Adapter, draw_start
 from anovl.core.prompts import PromptSet, Wording, build_prompts
 from anovl.core.scoring import Scores, TextFeatures, smooth, to_image_size
 from anovl.data.images import ImageLimits
@@ -130,6 +131,8 @@ class AnoVL:
         defects: Sequence[str] = (),
         wording: Wording | None = None,
         output_size: OutputSize | None = None,
+        adapt: bool | Adaptation = False,
+        seed: int | Sequence[int] = 0,
     ) -> Prediction:
         """Score one image.
 
@@ -140,13 +143,18 @@ class AnoVL:
             defects: known defects, such as ["scratch"].
             wording: words of your own; default the method's.
             output_size: "image" or "input"; default the recipe's.
+            adapt: adapt to the image at test time (Eq. 9-11), as the recipe says or with settings of your own.
+            seed: of the adaptation's noise and weights; several give the mean of their scores, and its spread in
+                `Prediction.patch_scores_std`.
 
         Raises:
             ImageError: the image cannot be used.
             UsageError: a word, domain or prompt is not valid.
         """
         item = SourceItem(image, None, "image")
-        job = self.job(class_name, domain=domain, defects=defects, wording=wording, output_size=output_size)
+        job = self.job(
+            class_name, domain=domain, defects=defects, wording=wording, output_size=output_size, adapt=adapt, seed=seed
+        )
         (outcome,) = local.run(job, [item], batch_size=1, workers=1)
         if outcome.prediction is None:
             raise outcome.error or AnovlError("no result")
@@ -161,6 +169,8 @@ class AnoVL:
         defects: Sequence[str] = (),
         wording: Wording | None = None,
         output_size: OutputSize | None = None,
+        adapt: bool | Adaptation = False,
+        seed: int | Sequence[int] = 0,
         batch_size: int = 8,
         workers: int = 2,
         on_error: Literal["raise", "skip"] = "raise",
@@ -172,11 +182,13 @@ class AnoVL:
             batch_size: images a pass.
             workers: decoding threads.
             on_error: "raise" stops at the first broken image, "skip" logs it and goes on.
-            class_name, domain, defects, wording, output_size: as in `predict`.
+            class_name, domain, defects, wording, output_size, adapt, seed: as in `predict`.
         """
         if on_error not in ("raise", "skip"):
             raise UsageError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
-        job = self.job(class_name, domain=domain, defects=defects, wording=wording, output_size=output_size)
+        job = self.job(
+            class_name, domain=domain, defects=defects, wording=wording, output_size=output_size, adapt=adapt, seed=seed
+        )
         for outcome in local.run(job, iter_source(source), batch_size=batch_size, workers=workers):
             if outcome.prediction is not None:
                 yield outcome.prediction
@@ -193,6 +205,8 @@ class AnoVL:
         defects: Sequence[str] = (),
         wording: Wording | None = None,
         output_size: OutputSize | None = None,
+        adapt: bool | Adaptation = False,
+        seed: int | Sequence[int] = 0,
     ) -> DetectionJob:
         """This detector bound to a class and its words, for an engine."""
         words = wording or self.method.wording
@@ -203,7 +217,21 @@ class AnoVL:
         if output_size is not None and output_size not in ("image", "input"):
             raise UsageError(f"output_size: expected 'image' or 'input', got {output_size!r}")
         text = self._texts.features(self.prompts(class_name, words))
-        return DetectionJob(self, class_name, text, output_size or self.recipe.output_size)
+        return DetectionJob(self, class_name, text, output_size or self.recipe.output_size, self._adapters(text, adapt, seed))
+
+    @torch.inference_mode()
+    def _adapters(self, text: TextFeatures, adapt: bool | Adaptation, seed: int | Sequence[int]) -> tuple[Adapter, ...]:  # noqa: FBT001
+        """One adaptation of the class a seed."""
+        if not isinstance(adapt, bool | Adaptation):
+            raise UsageError(f"adapt: expected True, False or an Adaptation, got {adapt!r}")
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise UsageError(f"seed: expected one whole number or several different ones, got {seed!r}")
+        if adapt is False:
+            return ()
+        settings = self.recipe.adaptation if adapt is True else adapt
+        rows, columns = self.method.encoder.grid
+        return tuple(Adapter(text, settings, draw_start(settings, text, rows * columns, one)) for one in seeds)
 
 
 @dataclass(frozen=True)
@@ -214,6 +242,7 @@ class DetectionJob:
     class_name: str
     text: TextFeatures
     output_size: OutputSize
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def limits(self) -> ImageLimits:
@@ -227,19 +256,17 @@ class DetectionJob:
     @torch.inference_mode()
     def score(self, pixel_values: Tensor) -> Scores:
         """[B, 3, H, W] -> scores."""
-        scores = self.detector.method.score(pixel_values.to(self.detector.backbone.device), self.text)
-        if not all(bool(values.isfinite().all()) for values in scores):
+        scores = self.detector.method.score(pixel_values.to(self.detector.backbone.device), self.text, self.adapters)
+        if not all(bool(values.isfinite().all()) for values in scores if values is not None):
             raise AnovlError(f"the model gave values that are not finite in {self.detector.backbone.dtype}; try --dtype fp32")
         return scores
 
     @torch.inference_mode()
-    def finish(
-        self, item: SourceItem, size: tuple[int, int], image_score: Tensor, patch_scores: Tensor, timings: dict[str, float]
-    ) -> Prediction:
+    def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Prediction:
         """Patch grid to map, scores to a Prediction."""
         start = time.perf_counter()
         settings = self.detector.recipe
-        grid = patch_scores[None]
+        grid = scores.patch_scores[None]
         target = size if self.output_size == "image" else self.detector.backbone.image_size
         anomaly_map = to_image_size(smooth(grid) if settings.smoothing else grid, target, align_corners=settings.align_corners)
         timings["upsample"] = (time.perf_counter() - start) * 1000
@@ -247,10 +274,12 @@ class DetectionJob:
             image_path=str(item.image) if isinstance(item.image, str | Path) else None,
             image_size=size,
             class_name=self.class_name,
-            pred_score=float(image_score),
+            pred_score=float(scores.image_score),
             threshold=self.detector.threshold,
             anomaly_map=anomaly_map[0].numpy(),
-            patch_scores=patch_scores.numpy(),
+            patch_scores=scores.patch_scores.numpy(),
+            pred_score_std=None if scores.image_std is None else float(scores.image_std),
+            patch_scores_std=None if scores.patch_std is None else scores.patch_std.numpy(),
             timings_ms=timings,
             score_range=self.detector.score_range,
         )

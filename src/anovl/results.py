@@ -54,6 +54,8 @@ class Prediction:
             ``output_size="input"``.
         patch_scores: float32 [h, w] in [0, 1], one value a patch, before smoothing and up-sampling.
         timings_ms: milliseconds of each stage, the batch's share where images share a batch.
+        pred_score_std: standard deviation of pred_score over the seeds of an adaptation (n - 1); None for one seed or none.
+        patch_scores_std: likewise of the patch scores, float32 [h, w].
         score_range: (low, high) of the fixed drawing scale: values of the map at the two ends of the colour
             bar. It depends on the recipe, never on the image.
 
@@ -70,6 +72,8 @@ class Prediction:
     threshold: float = DEFAULT_THRESHOLD
     timings_ms: dict[str, float] = field(default_factory=dict, repr=False)
     score_range: tuple[float, float] = (0.0, 1.0)
+    pred_score_std: float | None = None
+    patch_scores_std: FloatArray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("anomaly_map", "patch_scores"):
@@ -128,11 +132,15 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """The row of predictions.jsonl: plain values, no arrays."""
+        spread = {}
+        if self.patch_scores_std is not None:
+            spread = {"pred_score_std": self.pred_score_std, "patch_scores_std": float(self.patch_scores_std.mean())}
         return {
             "image_path": self.image_path,
             "image_size": list(self.image_size),
             "class_name": self.class_name,
             "pred_score": self.pred_score,
+            **spread,
             "pred_label": self.pred_label,
             "threshold": self.threshold,
             "map_size": list(self.anomaly_map.shape),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -14,7 +15,7 @@ from anovl.cli import words
 from anovl.cli.info import versions
 from anovl.cli.run import Run, count_images, named_source, resolved
 from anovl.cli.settings import load_config
-from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, OutputSize
+from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, OutputSize, Recipe
 from anovl.errors import UsageError, suggest
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,16 @@ def predict(
     template: words.Templates = None,
     domain_word: words.DomainWords = None,
     prompt_file: words.PromptFile = None,
+    adapt: Annotated[
+        bool, typer.Option("--adapt/--no-adapt", help="Adapt to each image at test time (Eq. 9-11 of the paper).")
+    ] = False,
+    adapt_steps: Annotated[int | None, typer.Option(help="Steps of the adaptation; default the recipe's, 5.")] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Seed of the adaptation, default 0; repeat for the mean and spread of several.", allow_from_autoenv=False
+        ),
+    ] = None,
     threshold: Annotated[
         float, typer.Option(help="Score from which an image or pixel counts as anomalous.", min=0, max=1)
     ] = DEFAULT_THRESHOLD,
@@ -84,6 +95,8 @@ def predict(
     _check_choices(kinds, table, map_format, output_size)
     if folder is None and (resume or save or table != "jsonl"):
         raise UsageError("--resume, --save and --format: each needs an output folder, -o FOLDER")
+    if not adapt and (adapt_steps is not None or seed):
+        raise UsageError("--adapt-steps and --seed: each needs --adapt; without it nothing is drawn at random")
     size = _parse_size(image_size)
     source = named_source(sources)
     count = count_images(source, folder)
@@ -103,6 +116,7 @@ def predict(
     pick_device(device)
     pick_dtype(dtype)
     chosen_recipe = None if recipe is None else make_recipe(recipe)
+    _adapted(chosen_recipe or make_recipe(), adapt_steps)
     chosen_words = words.wording(
         method_class(method).wording,
         domain=domain,
@@ -126,13 +140,13 @@ def predict(
         "save": sorted(kinds) if folder else [],
         "map_format": map_format,
         "output_size": output_size,
-        "seed": None,  # nothing is drawn at random without adaptation
+        "seed": (seed or [0]) if adapt else None,  # nothing is drawn at random without adaptation
     }
     if dry_run:
         checkpoint = check_available(model, arch=arch, cache_dir=cache_dir)
         named = chosen_recipe or make_recipe(own_settings(checkpoint).get("recipe", DEFAULT_RECIPE))
         model_file = {"weights": str(checkpoint.weights), "weights_sha256": checkpoint.sha256}
-        plan = {"images": count, **model_file, "recipe": named.to_dict(), **settings}
+        plan = {"images": count, **model_file, "recipe": _adapted(named, adapt_steps).to_dict(), **settings}
         typer.echo(json.dumps(plan, indent=2))
         return 0
 
@@ -153,10 +167,16 @@ def predict(
     )
     if detector.backbone.note:
         log.warning("%s: %s", model, detector.backbone.note)
-    settings |= {"model": detector.backbone.describe(), "recipe": detector.method.recipe.to_dict()}
+    settings |= {"model": detector.backbone.describe(), "recipe": _adapted(detector.method.recipe, adapt_steps).to_dict()}
     record = {"versions": versions(), "device": str(detector.backbone.device), "settings": settings}
     work = Run(
-        job=detector.job(class_name, wording=chosen_words, output_size=output_size),  # type: ignore[arg-type]
+        job=detector.job(
+            class_name,
+            wording=chosen_words,
+            output_size=output_size,  # type: ignore[arg-type]
+            adapt=_adapted(detector.recipe, adapt_steps).adaptation if adapt else False,
+            seed=seed or 0,
+        ),
         source=source,
         folder=folder,
         count=count,
@@ -168,6 +188,15 @@ def predict(
         return work.execute(StreamWriter(sys.stdout), fail_on_anomaly=fail_on_anomaly)
     writer = FolderWriter(folder, record, save=kinds, table=table, map_format=map_format, resume=resume)  # type: ignore[arg-type]
     return work.execute(writer, fail_on_anomaly=fail_on_anomaly)
+
+
+def _adapted(recipe: Recipe, steps: int | None) -> Recipe:
+    """The recipe with so many steps of adaptation.
+
+    Raises:
+        UsageError: a number of steps out of range.
+    """
+    return recipe if steps is None else replace(recipe, adaptation=replace(recipe.adaptation, steps=steps))
 
 
 def _check_choices(kinds: list[str], table: str, map_format: str, output_size: str | None) -> None:

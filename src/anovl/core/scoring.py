@@ -12,10 +12,22 @@ from anovl.config import ImageScore
 
 
 class Scores(NamedTuple):
-    """What a method gives for a batch: image_score [B] and patch_scores [B, h, w], fp32 in [0, 1]."""
+    """What a method gives for a batch, fp32.
+
+    Attributes:
+        image_score: [B] in [0, 1].
+        patch_scores: [B, h, w] in [0, 1].
+        image_std, patch_std: their standard deviations over the seeds, where there were several.
+    """
 
     image_score: Tensor
     patch_scores: Tensor
+    image_std: Tensor | None = None
+    patch_std: Tensor | None = None
+
+    def image(self, index: int) -> Scores:
+        """Those of one image, on the CPU: [] and [h, w]."""
+        return Scores(*(None if values is None else values[index].cpu() for values in self))  # type: ignore[arg-type]
 
 
 class TextFeatures(NamedTuple):

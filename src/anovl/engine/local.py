@@ -38,10 +38,8 @@ class Job(Protocol):
     def score(self, pixel_values: Tensor) -> Scores:
         """[B, 3, H, W] on the CPU -> scores on any device."""
 
-    def finish(
-        self, item: SourceItem, size: tuple[int, int], image_score: Tensor, patch_scores: Tensor, timings: dict[str, float]
-    ) -> Prediction:
-        """Scores of one image -> its prediction."""
+    def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Prediction:
+        """Scores of one image, on the CPU -> its prediction."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ class _Batcher:
             began = time.perf_counter()
             try:
                 scores = self.job.score(torch.stack([image.pixel_values for image in batch]))
-                image_scores, patch_scores = scores.image_score.cpu(), scores.patch_scores.cpu()
+                scored = [scores.image(i) for i in range(len(batch))]
             except RuntimeError as exc:
                 if not _is_out_of_memory(exc):
                     raise
@@ -146,7 +144,7 @@ class _Batcher:
             share = (time.perf_counter() - began) * 1000 / len(batch)
             for i, image in enumerate(batch):
                 timings = {"decode": image.decode_ms, "encode": share}
-                prediction = self.job.finish(image.item, image.size, image_scores[i], patch_scores[i], timings)
+                prediction = self.job.finish(image.item, image.size, scored[i], timings)
                 yield Outcome(image.item, prediction, picture=image.picture)
             start += len(batch)
 

@@ -1,4 +1,4 @@
-"""AnoVL, the training-free part (TFA).
+"""AnoVL: training-free (TFA), and with test-time adaptation (TTA) where adapters are given.
 
 AnoVL: Adapting Vision-Language Models for Unified Zero-shot Anomaly Localization (Deng, Zhang, Bao, Li 2023,
 arXiv:2308.15939).
@@ -6,6 +6,8 @@ arXiv:2308.15939).
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -13,10 +15,13 @@ from torch import Tensor
 
 from anovl.config import Recipe
 from anovl.core import views
+from anovl.core.adapter import Adapter, adapt
 from anovl.core.prompts import Wording
 from anovl.core.scoring import Scores, TextFeatures, anomaly_score, picture_score
 from anovl.errors import UsageError
 from anovl.methods.base import VisionModel
+
+log = logging.getLogger(__name__)
 
 
 class AnoVLMethod:
@@ -38,15 +43,35 @@ class AnoVLMethod:
         if self.all_views and height != width:
             raise UsageError(f"image_score 'class_token_22views' turns the input: expected a square size, got {height}x{width}")
 
-    def score(self, pixel_values: Tensor, text: TextFeatures) -> Scores:
-        """Eq. (2) on the local tokens; of the picture Eq. (1) on the class token, or what the recipe names."""
+    def score(self, pixel_values: Tensor, text: TextFeatures, adapters: Sequence[Adapter] = ()) -> Scores:
+        """Eq. (2) on the local tokens, adapted or not; of the picture Eq. (1) on the class token, or what the recipe names."""
         class_token, local_tokens = self.encoder(pixel_values)
-        image_score = anomaly_score(class_token, text.prototypes, self.logit_scale)
+        class_score = anomaly_score(class_token, text.prototypes, self.logit_scale)
         if self.all_views:
             others = [
                 anomaly_score(self.encoder.encode_class(view), text.prototypes, self.logit_scale)
                 for view in views.augmented_views(pixel_values)
             ]
-            image_score = torch.stack([image_score, *others]).mean(dim=0)
-        patch_scores = anomaly_score(local_tokens, text.prototypes, self.logit_scale).unflatten(1, self.encoder.grid)
-        return Scores(picture_score(self.recipe.image_score, image_score, patch_scores), patch_scores)
+            class_score = torch.stack([class_score, *others]).mean(dim=0)
+        if not adapters:
+            patch_scores = anomaly_score(local_tokens, text.prototypes, self.logit_scale).unflatten(1, self.encoder.grid)
+            return Scores(picture_score(self.recipe.image_score, class_score, patch_scores), patch_scores)
+        grids = [self._adapted(adapter, local_tokens) for adapter in adapters]
+        images = torch.stack([picture_score(self.recipe.image_score, class_score, grid) for grid in grids])
+        patches = torch.stack(grids)
+        if len(grids) == 1:
+            return Scores(images[0], patches[0])
+        return Scores(images.mean(dim=0), patches.mean(dim=0), images.std(dim=0), patches.std(dim=0))
+
+    def _adapted(self, adapter: Adapter, local_tokens: Tensor) -> Tensor:
+        """Eq. (2) on adapted tokens, [B, h, w]."""
+        adapted = adapt(adapter, local_tokens)
+        if adapted.failed.any():
+            log.warning(
+                "adaptation gave values that are not finite: %d of %d images keep their training-free map; "
+                "a smaller learning rate may help",
+                int(adapted.failed.sum()),
+                len(local_tokens),
+            )
+        grid = adapted.similarity.view(-1, *self.encoder.grid)
+        return torch.sigmoid(self.logit_scale * grid)

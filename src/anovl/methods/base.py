@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 from torch import Tensor
 
 from anovl.config import Attention, Recipe
+from anovl.core.adapter import Adapter
 from anovl.core.encoder import Encoder
 from anovl.core.prompts import Wording
 from anovl.core.scoring import Scores, TextFeatures
@@ -40,13 +42,11 @@ class Method(Protocol):
 
     def __init__(self, model: VisionModel, recipe: Recipe) -> None: ...
 
-    def score(self, pixel_values: Tensor, text: TextFeatures) -> Scores:
+    def score(self, pixel_values: Tensor, text: TextFeatures, adapters: Sequence[Adapter] = ()) -> Scores:
         """Scores of a batch.
 
         Args:
             pixel_values: [B, 3, H, W] on the encoder's device, normalised.
             text: of the class, on the same device.
-
-        Returns:
-            image_score [B] and patch_scores [B, h, w], fp32 in [0, 1].
+            adapters: test-time adaptations of the class, one a seed; none is training-free.
         """

@@ -1,0 +1,293 @@
+"""Test-time adaptation, Eq. (9)-(11): a small adapter fitted to each image, a batch of images at once, no autograd.
+
+Every adapter here reads tokens X [M, C] through weights W [K, C] and adds rows of V [K, C] to a residual R [M, C]:
+``x' = R + H V`` with ``H = f(X W^T + b)``. Of an adapted token only the cosine with the prototypes counts, that is
+its product with their difference d and its length::
+
+    x' d   = R d + H (V d)
+    |x'|^2 = |R|^2 + H (R V^T) + H (x' V^T)        where x' V^T = R V^T + H (V V^T)
+
+R, V and d stay as they are from step to step, so x' is never made, and a step takes three large products an input,
+X W^T, H (V V^T) and the gradient of W, where forward and backward of the plain chain take four.
+
+Everything is closed form and tensor in, tensor out: it runs under inference mode, torch.compile and torch.export.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anovl.config import ADAPTATION_MEMORY, CPU_ADAPTATION_MEMORY, Adaptation
+from anovl.core.scoring import TextFeatures
+from anovl.errors import UsageError
+
+BETAS, EPS = (0.9, 0.999), 1e-8  # AdamW's usual ones
+TINY = 1e-24  # least squared length of an adapted token
+
+
+class Start(NamedTuple):
+    """What the adaptation begins with, the same for every image; fp32.
+
+    Attributes:
+        weight: [K, C].
+        bias: [K], or None for the softmax adapter.
+        noise: [steps, M, C], the noise of each step, mean and deviation already applied.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    noise: Tensor
+
+
+class Adapted(NamedTuple):
+    """What comes out for a batch.
+
+    Attributes:
+        similarity: [B, M], cosine with the abnormal prototype minus cosine with the normal one, after the last step;
+            the tokens' own where an image's adaptation gave values that are not finite.
+        losses: [B, steps], before each step.
+        failed: [B] bool, images whose adaptation gave values that are not finite.
+        weight: [B, K, C] after the last step.
+    """
+
+    similarity: Tensor
+    losses: Tensor
+    failed: Tensor
+    weight: Tensor
+
+
+def draw_start(settings: Adaptation, text: TextFeatures, patches: int, seed: int) -> Start:
+    """Initial weights and noise from the seed alone.
+
+    Softmax: W is the prompt tokens (Eq. 9). Others: uniform within 1 / sqrt(C), as torch draws a Linear.
+
+    Args:
+        settings: which adapter, how many steps, what noise.
+        text: of the class.
+        patches: M.
+        seed: a whole number from 0 to 2**63 - 1.
+
+    Raises:
+        UsageError: the seed is none.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise UsageError(f"seed: expected a whole number from 0 to 2**63 - 1, got {seed!r}")
+    generator = torch.Generator().manual_seed(seed)
+    tokens = text.tokens.float()
+    rows, width = tokens.shape
+    weight, bias = tokens, None
+    if settings.adapter != "softmax":
+        rows = width if settings.adapter == "linear" else rows
+        bound = width**-0.5
+        weight = torch.empty(rows, width).uniform_(-bound, bound, generator=generator).to(tokens.device)
+        bias = torch.empty(rows).uniform_(-bound, bound, generator=generator).to(tokens.device)
+    noise = torch.empty(settings.steps, patches, width)
+    noise.normal_(settings.noise_mean, settings.noise_std, generator=generator)
+    return Start(weight, bias, noise.to(tokens.device))
+
+
+class _Inputs(NamedTuple):
+    """Tokens as the adapter sees them: X [B, M, C]; R V^T [B, M, K]; R d and |R|^2, [B, M]."""
+
+    x: Tensor
+    overlap: Tensor
+    along: Tensor
+    square: Tensor
+
+
+class _Images(NamedTuple):
+    """What does not change from step to step: clean tokens; R [B, M, C]; TFA's similarity and score of Eq. (2), [B, M]."""
+
+    clean: _Inputs
+    residual: Tensor
+    own: Tensor
+    pseudo_label: Tensor
+
+
+class Adapter:
+    """The adaptation for the images of one class: what is the same for all of them is made once.
+
+    Args:
+        text: prompt tokens [2 N, C] and prototypes [2, C] of the class.
+        settings: of the adaptation.
+        start: initial weights and noise; see `draw_start`.
+    """
+
+    def __init__(self, text: TextFeatures, settings: Adaptation, start: Start) -> None:
+        self.settings, self.start = settings, start
+        tokens = text.tokens.float()
+        if settings.adapter == "softmax":
+            self.value = tokens
+        elif settings.adapter == "tanh":
+            self.value = tokens / 2
+        else:
+            self.value = torch.eye(tokens.shape[1], device=tokens.device) / 2
+        self.direction = (text.prototypes[1] - text.prototypes[0]).float()  # d, [C]
+        self.value_direction = self.value @ self.direction  # V d, [K]
+        self.gram = self.value @ self.value.T  # V V^T, [K, K]
+        self.noise_overlap = start.noise @ self.value.T  # [steps, M, K]
+        self.noise_along = start.noise @ self.direction  # [steps, M]
+        self.noise_square = start.noise.square().sum(dim=-1)
+
+    def image_bytes(self) -> int:
+        """About the memory that one image takes while it adapts: weights, moments, gradient, and rows of H and the like."""
+        (rows, width), patches = self.start.weight.shape, self.start.noise.shape[1]
+        patches *= 2 if self.settings.noise_at == "input" else 1
+        return 4 * (4 * rows * width + patches * (6 * rows + 3 * width))
+
+    def run(self, tokens: Tensor) -> Adapted:
+        """Adapt a batch; each image gets what it would get alone.
+
+        Args:
+            tokens: local tokens [B, M, C], not normalised.
+
+        Raises:
+            UsageError: M or C differ from those of the start.
+        """
+        expected = self.start.noise.shape[1:]
+        if tokens.ndim != 3 or tokens.shape[1:] != expected:
+            raise UsageError(f"tokens: expected [B, {expected[0]}, {expected[1]}], got {list(tokens.shape)}")
+        images = self._images(tokens.to(self.start.weight.dtype))
+        weight = _AdamW(self.start.weight, self.settings)
+        bias = None if self.start.bias is None else _AdamW(self.start.bias, self.settings)
+        losses = []
+        for step in range(self.settings.steps):
+            loss, by_weight, by_bias = self._gradient(images, weight.value, None if bias is None else bias.value, step)
+            losses.append(loss)
+            weight.descend(by_weight)
+            if bias is not None:
+                bias.descend(by_bias)
+        hidden = self._activate(self._logits(images.clean.x, weight.value, None if bias is None else bias.value))
+        similarity = F.normalize(images.residual + hidden @ self.value, dim=-1) @ self.direction
+        failed = ~similarity.isfinite().all(dim=1)
+        return Adapted(
+            torch.where(failed[:, None], images.own, similarity),
+            torch.stack(losses, dim=1) if losses else tokens.new_empty(len(tokens), 0),
+            failed,
+            weight.value.expand(len(tokens), -1, -1),
+        )
+
+    def _images(self, tokens: Tensor) -> _Images:
+        unit = F.normalize(tokens, dim=-1)
+        own = unit @ self.direction
+        x = tokens if self.settings.adapter == "linear" else unit
+        residual = unit if self.settings.adapter == "softmax" else tokens / 2
+        clean = _Inputs(x, residual @ self.value.T, residual @ self.direction, residual.square().sum(dim=-1))
+        return _Images(clean, residual, own, torch.sigmoid(own / self.settings.loss_temperature))
+
+    def _gradient(self, images: _Images, weight: Tensor, bias: Tensor | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss of each image, [B], and its gradients by W and b, [B, K, C] and [B, K]."""
+        inputs = images.clean if self.settings.noise_at == "output" else self._with_noise(images, step)
+        same = weight is self.value and inputs is images.clean  # W = V and X = R: the product is there already
+        logits = inputs.overlap if same else self._logits(inputs.x, weight, bias)
+        loss, slope = self._objective(images, inputs, self._activate(logits), step)
+        return loss, slope.mT @ inputs.x, slope.sum(dim=1)
+
+    def _with_noise(self, images: _Images, step: int) -> _Inputs:
+        """The clean tokens, then the same with noise, [B, 2 M, ...]; products with V and d are linear in the noise.
+
+        The noise comes on unit tokens where the adapter keeps unit tokens (softmax), and R is made unit again.
+        """
+        clean, residual = images.clean, images.residual
+        noise, overlap, along = self.start.noise[step], self.noise_overlap[step], self.noise_along[step]
+        if self.settings.adapter == "softmax":
+            length = (residual + noise).norm(dim=-1, keepdim=True).clamp(min=TINY**0.5)
+            x = residual = (residual + noise) / length
+            overlap, along = (clean.overlap + overlap) / length, (clean.along + along) / length[..., 0]
+        else:
+            residual = residual + noise / 2
+            x = 2 * residual if self.settings.adapter == "linear" else F.normalize(residual, dim=-1)
+            overlap, along = clean.overlap + overlap / 2, clean.along + along / 2
+        noisy = _Inputs(x, overlap, along, residual.square().sum(dim=-1))
+        return _Inputs(*(torch.cat(pair, dim=1) for pair in zip(clean, noisy, strict=True)))
+
+    def _logits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """X W^T + b, [B, M, K]."""
+        logits = x @ weight.mT
+        return logits if bias is None else logits + bias.unsqueeze(-2)
+
+    def _activate(self, logits: Tensor) -> Tensor:
+        """H."""
+        if self.settings.adapter == "softmax":
+            return torch.softmax(logits / self.settings.temperature, dim=-1)
+        return torch.tanh(logits) if self.settings.adapter == "tanh" else logits
+
+    def _objective(self, images: _Images, inputs: _Inputs, hidden: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """The loss of each image before a step, [B], and its gradient by X W^T + b, [B, M or 2 M, K].
+
+        Eq. (10), and Eq. (11) or the entropy of the clean prediction.
+        """
+        settings, patches = self.settings, images.own.shape[1]
+        pull = torch.addmm(inputs.overlap.flatten(0, 1), hidden.flatten(0, 1), self.gram).view_as(hidden)  # x' V^T
+        along = inputs.along + hidden @ self.value_direction
+        square = inputs.square + (hidden * (inputs.overlap + pull)).sum(dim=-1)
+        if settings.noise_at == "output":
+            overlap = self.noise_overlap[step]
+            cross = (images.residual * self.start.noise[step]).sum(dim=-1) + (hidden * overlap).sum(dim=-1)  # x' delta
+            along = torch.cat([along, along + self.noise_along[step]], dim=1)
+            square = torch.cat([square, square + 2 * cross + self.noise_square[step]], dim=1)
+        length = square.clamp(min=TINY).sqrt()
+        logit = along / (length * settings.loss_temperature)  # S_AL = sigmoid(logit)
+        clean, noisy = logit.split(patches, dim=1)
+        loss = (F.softplus(clean) + F.softplus(-noisy)) * (settings.noise_weight / 2)
+        score = torch.sigmoid(clean)
+        by_clean = score * (settings.noise_weight / 2)
+        by_noisy = -torch.sigmoid(-noisy) * (settings.noise_weight / 2)
+        if settings.target == "pseudo_label":
+            loss = loss + images.pseudo_label * F.softplus(-clean)
+            by_clean = by_clean - images.pseudo_label * (1 - score)
+        elif settings.target == "entropy":
+            loss = loss + F.softplus(clean) - clean * score
+            by_clean = by_clean - clean * score * (1 - score)
+        by_logit = torch.cat([by_clean, by_noisy], dim=1) / patches
+        by_along = by_logit / (length * settings.loss_temperature)
+        twice_by_square = -by_logit * logit / length.square()  # d|x'|^2 = 2 x' V^T dH
+        if settings.noise_at == "output":  # both depend on the same x'
+            rest = twice_by_square[:, patches:, None] * overlap
+            by_along, twice_by_square = (sum(half.split(patches, dim=1)) for half in (by_along, twice_by_square))
+            slope = torch.addcmul(rest, twice_by_square[..., None], pull)
+        else:
+            slope = twice_by_square[..., None] * pull
+        slope = torch.addcmul(slope, by_along[..., None], self.value_direction)
+        if settings.adapter == "softmax":
+            slope = hidden * (slope - (hidden * slope).sum(dim=-1, keepdim=True)) / settings.temperature
+        elif settings.adapter == "tanh":
+            slope = slope * (1 - hidden.square())
+        return loss.mean(dim=1), slope
+
+
+class _AdamW:
+    """Parameters of a batch of images and their moments (Loshchilov and Hutter 2019); all images start from one value."""
+
+    def __init__(self, value: Tensor, settings: Adaptation) -> None:
+        self.value, self.settings, self.steps = value, settings, 0
+        self.first = self.second = value.new_zeros(())
+
+    def descend(self, gradient: Tensor) -> None:
+        """One step; the gradient is [B, *value]."""
+        (beta1, beta2), rate = BETAS, self.settings.learning_rate
+        self.steps += 1
+        if self.steps == 1:
+            self.first, self.second = gradient * (1 - beta1), gradient.square() * (1 - beta2)
+        else:
+            self.first.lerp_(gradient, 1 - beta1)
+            self.second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        unbias = (1 - beta2**self.steps) ** 0.5
+        deviation = self.second.sqrt().add_(EPS * unbias)
+        keep = 1 - rate * self.settings.weight_decay
+        step = -rate * unbias / (1 - beta1**self.steps)
+        if self.steps == 1:  # of one value for all, one value each
+            self.value = torch.addcdiv(self.value * keep, self.first, deviation, value=step)
+        else:
+            self.value.mul_(keep).addcdiv_(self.first, deviation, value=step)
+
+
+def adapt(adapter: Adapter, tokens: Tensor) -> Adapted:
+    """As `Adapter.run`, the batch cut into parts that keep within the memory budget, at least one image each."""
+    budget = CPU_ADAPTATION_MEMORY if tokens.device.type == "cpu" else ADAPTATION_MEMORY
+    parts = [adapter.run(images) for images in tokens.split(max(1, budget // adapter.image_bytes()))]
+    return parts[0] if len(parts) == 1 else Adapted(*(torch.cat(values) for values in zip(*parts, strict=True)))
