@@ -16,7 +16,11 @@ def test_the_three_recipes_are_the_design_s_table():
     )
     assert (released.image_score, released.output_size, released.prompts) == ("class_token_22views", "input", "released")
     assert recipe() == RECIPES["default"]
-    assert recipe("default", name="paper") == paper
+    assert recipe("default", name="paper", adaptation=paper.adaptation) == paper
+    for name, adaptation in (("paper", ("softmax", "output", "pseudo_label")), ("released", ("tanh", "input", "entropy"))):
+        ours = RECIPES[name].adaptation
+        assert (ours.adapter, ours.noise_at, ours.target) == adaptation
+        assert (ours.steps, ours.learning_rate, ours.weight_decay, ours.noise_std) == (5, 1e-3, 0.01, 0.055)
 
 
 def test_variants():
@@ -36,6 +40,7 @@ def test_variants():
         ("paper", {"attention": "qkv", "layers": 3}, "layers does not apply"),
         ("paper", {"layers": 0}, "at least 1"),
         ("paper", {"logit_scale": 0.0}, "logit_scale"),
+        ("paper", {"adaptation": {"steps": 3}}, "adaptation: expected an Adaptation"),
     ],
 )
 def test_wrong_variants(base, changes, message):

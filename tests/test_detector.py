@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import anovl
 from anovl import AnoVL, ImageLimits
+from anovl.config import RECIPES
 from anovl.core.prompts import Wording
 from anovl.errors import AnovlError, ImageDecodeError, ImageNotFoundError, ImageTooLargeError, UsageError
 
@@ -197,3 +198,80 @@ def test_a_model_is_used_with_its_own_recipe_unless_told_otherwise(golden_backbo
     assert AnoVL(golden_backbone).recipe == anovl.recipe("default")
     assert own.describe()["note"] == "for tests"
     assert "note" not in golden_backbone.describe()
+
+
+ADAPTED = {"adapt": True, "seed": 1}
+
+
+@pytest.mark.parametrize("recipe", ["default", "paper", "released"])
+def test_adaptation_alone_in_any_batch_and_order(golden_backbone, recipe):
+    detector = AnoVL(golden_backbone, recipe=replace(RECIPES[recipe], image_score="map_max"))
+    images = [drawn(seed) for seed in range(7)]
+    alone = [detector.predict(image, "nut", **ADAPTED) for image in images]
+    order = [3, 6, 0, 5, 1, 4, 2]
+    for batch_size in (3, 7):
+        for i, one in zip(
+            order, detector.stream([images[i] for i in order], "nut", batch_size=batch_size, **ADAPTED), strict=True
+        ):
+            assert abs(one.pred_score - alone[i].pred_score) < 1e-5
+            assert np.abs(one.anomaly_map - alone[i].anomaly_map).max() < 1e-5
+    again = detector.predict(images[0], "nut", **ADAPTED)
+    assert np.array_equal(again.anomaly_map, alone[0].anomaly_map)
+    plain = detector.predict(images[0], "nut")
+    assert np.abs(again.patch_scores - plain.patch_scores).max() > 1e-4
+    assert again.patch_scores_std is None
+    assert "pred_score_std" not in again.to_dict()
+
+
+def test_no_step_is_training_free(golden_backbone):
+    detector = AnoVL(golden_backbone, recipe="paper")
+    none = replace(detector.recipe.adaptation, steps=0)
+    one = detector.predict(drawn(), "nut", adapt=none)
+    job = detector.job("nut", adapt=none)
+    assert job.adapters[0].start.noise.shape[0] == 0
+    assert one.patch_scores.shape == (15, 15)
+
+
+def test_several_seeds_give_mean_and_spread(golden_backbone):
+    detector = AnoVL(golden_backbone, recipe=replace(RECIPES["default"], image_score="map_max"))
+    single = [detector.predict(drawn(), "nut", adapt=True, seed=seed) for seed in (0, 1, 5)]
+    several = detector.predict(drawn(), "nut", adapt=True, seed=(0, 1, 5))
+    grids = np.stack([one.patch_scores for one in single])
+    assert several.patch_scores == pytest.approx(grids.mean(axis=0), abs=1e-6)
+    assert several.patch_scores_std == pytest.approx(grids.std(axis=0, ddof=1), abs=1e-6)
+    assert several.pred_score == pytest.approx(np.mean([one.pred_score for one in single]), abs=1e-6)
+    assert several.pred_score_std == pytest.approx(np.std([one.pred_score for one in single], ddof=1), abs=1e-6)
+    row = several.to_dict()
+    assert row["pred_score_std"] == several.pred_score_std
+    assert row["patch_scores_std"] == pytest.approx(float(several.patch_scores_std.mean()))
+
+
+def test_adaptation_with_own_prompts_other_grids_and_towers(tiny_clip, golden_name):
+    import open_clip
+
+    from anovl.backbones import Backbone
+
+    words = Wording(templates=("a {object}",), states=(("good {class}", "bad {class}"),), domain="plain", defects=("hole",))
+    for clip in (tiny_clip("vit"), tiny_clip("resnet")):
+        backbone = Backbone.from_clip(clip, open_clip.get_tokenizer("ViT-B-32"), name="tiny", weights_id="tiny")
+        for recipe in ("default", "paper"):
+            prediction = AnoVL(backbone, recipe=recipe).predict(drawn(), "nut", wording=words, adapt=True)
+            assert np.isfinite(prediction.anomaly_map).all()
+    wide = AnoVL.from_pretrained(golden_name, image_size=(64, 96), device="cpu")
+    assert wide.predict(drawn(), "nut", adapt=True).patch_scores.shape == (4, 6)
+    assert wide.predict(drawn(), "nut", domain="texture", adapt=True).patch_scores.shape == (4, 6)
+
+
+def test_an_adaptation_that_blows_up_is_training_free_and_says_so(golden_backbone, caplog):
+    detector = AnoVL(golden_backbone)
+    wild = replace(detector.recipe.adaptation, learning_rate=1e38)
+    with caplog.at_level(logging.WARNING, logger="anovl"):
+        adapted = detector.predict(drawn(), "nut", adapt=wild)
+    assert "not finite: 1 of 1 images keep their training-free map" in caplog.text
+    assert adapted.patch_scores == pytest.approx(detector.predict(drawn(), "nut").patch_scores, abs=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"adapt": 1}, {"adapt": "yes"}, {"seed": ()}, {"seed": (1, 1)}, {"seed": -1}, {"seed": 0.5}])
+def test_adaptation_arguments_that_are_not_valid(detector, wrong):
+    with pytest.raises(UsageError, match=r"adapt: expected|seed: expected"):
+        detector.predict(drawn(), "nut", **{"adapt": True, **wrong})

@@ -224,7 +224,7 @@ class AnoVL:
         """One adaptation of the class a seed."""
         if not isinstance(adapt, bool | Adaptation):
             raise UsageError(f"adapt: expected True, False or an Adaptation, got {adapt!r}")
-        seeds = [seed] if isinstance(seed, int) else list(seed)
+        seeds = list(seed) if isinstance(seed, Sequence) else [seed]
         if not seeds or len(set(seeds)) < len(seeds):
             raise UsageError(f"seed: expected one whole number or several different ones, got {seed!r}")
         if adapt is False:

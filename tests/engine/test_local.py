@@ -35,9 +35,9 @@ class MeanJob:
         mean = pixel_values.mean(dim=(1, 2, 3))
         return Scores(mean, mean[:, None, None].expand(-1, 2, 2))
 
-    def finish(self, item, size, image_score, patch_scores, timings):
-        grid = patch_scores.contiguous().numpy()
-        return Prediction(item.image_path, size, "thing", float(image_score), grid, grid, timings_ms=timings)
+    def finish(self, item, size, scores, timings):
+        grid = scores.patch_scores.contiguous().numpy()
+        return Prediction(item.image_path, size, "thing", float(scores.image_score), grid, grid, timings_ms=timings)
 
 
 def grey(index, value=None):

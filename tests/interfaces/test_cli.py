@@ -1,6 +1,7 @@
 """The command line, verb by verb, inside this process; what needs a process of its own is in test_process.py."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -393,3 +394,41 @@ def test_quiet(run, pictures):
 
 def test_version(run):
     assert run("--version").stdout.startswith("anovl ")
+
+
+def test_adaptation(run, pictures, tmp_path, detector):
+    out = tmp_path / "out"
+    command = ["predict", pictures, "--class-name", "nut", "--adapt", "--adapt-steps", "3", "--save", "map"]
+    result = run(*command, "-o", out)
+    assert result.exit_code == 0, result.stderr
+    settings = replace(detector.recipe.adaptation, steps=3)
+    for row in rows(out):
+        own = detector.predict(pictures / row["image_path"], "nut", adapt=settings)
+        saved = np.load(out / "map" / f"{row['image_path'].rsplit('.', 1)[0]}.npy")
+        assert np.abs(saved - own.anomaly_map).max() < 1e-5
+    record = json.loads((out / "run.json").read_text())["settings"]
+    assert record["seed"] == [0]
+    assert record["recipe"]["adaptation"]["steps"] == 3
+    other = run(*command, "--seed", "1", "--resume", "-o", out)
+    assert other.exit_code == 2
+    assert "seed" in other.stderr
+    several = run("predict", pictures / "a.png", "--class-name", "nut", "--adapt", "--seed", "1", "--seed", "2")
+    assert json.loads(several.stdout)["patch_scores_std"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "1"], "each needs --adapt"),
+        (["--adapt-steps", "1"], "each needs --adapt"),
+        (["--adapt", "--adapt-steps", "-1"], "adaptation steps: expected a whole number from 0 to 1000"),
+        (["--adapt", "--seed", "-1"], "seed: expected a whole number"),
+        (["--adapt", "--seed", "1", "--seed", "1"], "several different ones"),
+        (["--adapt", "--seed", "x"], "Invalid value for '--seed'"),
+    ],
+)
+def test_adaptation_flags_that_are_not_valid(run, pictures, arguments, message):
+    result = run("predict", pictures, "--class-name", "nut", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

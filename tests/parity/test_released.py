@@ -11,8 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from anovl import AnoVL
+from anovl.config import RECIPES
+from anovl.core.adapter import Adapter, Start
 from anovl.core.prompts import build_prompts
-from anovl.core.scoring import anomaly_score, text_features
+from anovl.core.scoring import Scores, TextFeatures, anomaly_score, text_features
+from anovl.data.sources import SourceItem
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
 ABLATIONS = {"qkv": ("qkv", None), "v_last": ("v", 1), "vv_last": ("vv", 1), "vv_last6": ("vv", 6), "vv_all": ("vv", None)}
@@ -97,3 +100,32 @@ def test_patch_scores_and_map(predictions, released):
     for k, prediction in enumerate(predictions):
         close(torch.from_numpy(prediction.patch_scores), released[f"tfa_patch_scores/{k}"])
         close(torch.from_numpy(prediction.anomaly_map), released[f"tfa_map/{k}"])
+
+
+def adapted(released, k, settings, start):
+    text = TextFeatures(released["text_prototypes/bottle"], released["text_tokens/bottle"])
+    return Adapter(text, settings, start).run(released["patch_tokens"][k : k + 1])
+
+
+@pytest.mark.parametrize("k", range(3))
+def test_adaptation_of_the_released_code(k, ours, released):
+    settings = RECIPES["released"].adaptation
+    start = Start(*(released[f"tta_{name}/{k}"] for name in ("init_weight", "init_bias", "noise")))
+    result = adapted(released, k, settings, start)
+    close(result.losses[0].double(), released[f"tta_losses/{k}"])
+    grid = torch.sigmoid(result.similarity).view_as(released[f"tta_patch_scores/{k}"][None])
+    close(grid[0], released[f"tta_patch_scores/{k}"])
+    job = ours.job("bottle", adapt=True)
+    item = SourceItem(released[f"image/{k}"].numpy(), None, "image")
+    prediction = job.finish(item, (240, 240), Scores(torch.tensor(0.5), grid[0]), {})
+    close(torch.from_numpy(prediction.anomaly_map), released[f"tta_map/{k}"])
+
+
+@pytest.mark.parametrize("k", range(3))
+def test_adaptation_of_the_paper(k, golden_dir, released):
+    golden = load_file(golden_dir / "ablations.safetensors")
+    start = Start(released["text_tokens/bottle"], None, golden[f"paper_tta_noise/{k}"])
+    result = adapted(released, k, RECIPES["paper"].adaptation, start)
+    close(result.losses[0].double(), golden[f"paper_tta_losses/{k}"])
+    close(result.weight[0], golden[f"paper_tta_weight/{k}"])
+    close(torch.sigmoid(result.similarity).view_as(golden[f"paper_tta_patch_scores/{k}"]), golden[f"paper_tta_patch_scores/{k}"])

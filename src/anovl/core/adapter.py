@@ -119,14 +119,14 @@ class Adapter:
 
     def __init__(self, text: TextFeatures, settings: Adaptation, start: Start) -> None:
         self.settings, self.start = settings, start
-        tokens = text.tokens.float()
+        tokens, prototypes = (features.to(start.weight.dtype) for features in (text.tokens, text.prototypes))
         if settings.adapter == "softmax":
             self.value = tokens
         elif settings.adapter == "tanh":
             self.value = tokens / 2
         else:
-            self.value = torch.eye(tokens.shape[1], device=tokens.device) / 2
-        self.direction = (text.prototypes[1] - text.prototypes[0]).float()  # d, [C]
+            self.value = torch.eye(tokens.shape[1]).to(tokens) / 2
+        self.direction = prototypes[1] - prototypes[0]  # d, [C]
         self.value_direction = self.value @ self.direction  # V d, [K]
         self.gram = self.value @ self.value.T  # V V^T, [K, K]
         self.noise_overlap = start.noise @ self.value.T  # [steps, M, K]
@@ -166,9 +166,9 @@ class Adapter:
         failed = ~similarity.isfinite().all(dim=1)
         return Adapted(
             torch.where(failed[:, None], images.own, similarity),
-            torch.stack(losses, dim=1) if losses else tokens.new_empty(len(tokens), 0),
+            torch.stack(losses, dim=1) if losses else tokens.new_empty(tokens.shape[0], 0),
             failed,
-            weight.value.expand(len(tokens), -1, -1),
+            weight.value.expand(tokens.shape[0], -1, -1),
         )
 
     def _images(self, tokens: Tensor) -> _Images:
