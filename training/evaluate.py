@@ -96,7 +96,7 @@ def score(detector: AnoVL, samples: Iterable[Sample], wording: Wording | None = 
         if sample.class_name not in jobs:
             jobs[sample.class_name] = detector.job(sample.class_name, wording=wording)
         scores = jobs[sample.class_name].score(detector.preprocess(Image.fromarray(sample.image))[None])
-        values = {name: float(value) for name, value in image_scores(*scores).items()}
+        values = {name: float(value) for name, value in image_scores(scores.image_score, scores.patch_scores).items()}
         anomaly_map = to_image_size(scores.patch_scores, sample.mask.shape, align_corners=False)[0].numpy()
         scored.append(Scored(values, anomaly_map.astype(np.float16), sample.mask, sample.defect, sample.class_name))
     return scored

@@ -1,4 +1,4 @@
-"""AUROC: hand-computed values, a plain count of pairs, and what gives no number."""
+"""AUROC and F1max: hand-computed values, plain counts, and what gives no number."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from anovl.errors import UsageError
-from anovl.metrics import auroc
+from anovl.metrics import auroc, f1_max
 
 
 def count_of_pairs(scores, labels):
@@ -42,11 +42,20 @@ def test_equals_a_count_of_pairs_with_ties(rows):
     assert auroc(np.array(scores, np.float32)[::-1], labels[::-1]) == auroc(scores, labels)
 
 
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2).filter(lambda rows: len({r[1] for r in rows}) == 2))
+def test_f1_max_equals_a_search_of_every_threshold(rows):
+    scores, labels = (np.array(column) for column in zip(*rows, strict=True))
+    found = [2 * (labels & (scores >= t)).sum() / (labels.sum() + (scores >= t).sum()) for t in scores]
+    assert f1_max(scores / 7, labels) == pytest.approx(max(found), abs=1e-12)
+
+
 def test_released_values(golden_dir):
     golden = load_file(golden_dir / "released.safetensors")
     maps, masks, values = golden["metrics/maps"], golden["metrics/masks"], golden["metrics/values"]
     assert auroc(maps, masks) == pytest.approx(values[0], abs=1e-6)
+    assert f1_max(maps, masks) == pytest.approx(values[1], abs=1e-6)
     assert auroc(maps.max(axis=(1, 2)), masks.any(axis=(1, 2))) == pytest.approx(values[4], abs=1e-6)
+    assert f1_max(maps.max(axis=(1, 2)), masks.any(axis=(1, 2))) == pytest.approx(values[5], abs=1e-6)
 
 
 def test_many_ties_do_not_overflow():
@@ -68,6 +77,7 @@ def test_many_ties_do_not_overflow():
         ([1, 2], ["good", "bad"], "0 and 1 only"),
     ],
 )
-def test_what_gives_no_number(scores, labels, reason):
+@pytest.mark.parametrize("metric", [auroc, f1_max])
+def test_what_gives_no_number(metric, scores, labels, reason):
     with pytest.raises(UsageError, match=reason):
-        auroc(scores, labels)
+        metric(scores, labels)

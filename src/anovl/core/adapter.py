@@ -7,8 +7,8 @@ its product with their difference d and its length::
     x' d   = R d + H (V d)
     |x'|^2 = |R|^2 + H (R V^T) + H (x' V^T)        where x' V^T = R V^T + H (V V^T)
 
-R, V and d stay as they are from step to step, so x' is never made, and a step takes three large products an input,
-X W^T, H (V V^T) and the gradient of W, where forward and backward of the plain chain take four.
+R, V and d stay as they are from step to step. Where the prompts are fewer than twice the width, x' is never made: a step
+takes three large products an input, X W^T, H (V V^T) and the gradient of W, where the plain chain takes four.
 
 Everything is closed form and tensor in, tensor out: it runs under inference mode, torch.compile and torch.export.
 """
@@ -128,7 +128,8 @@ class Adapter:
             self.value = torch.eye(tokens.shape[1]).to(tokens) / 2
         self.direction = prototypes[1] - prototypes[0]  # d, [C]
         self.value_direction = self.value @ self.direction  # V d, [K]
-        self.gram = self.value @ self.value.T  # V V^T, [K, K]
+        rows, width = self.value.shape
+        self.gram = self.value @ self.value.T if rows < 2 * width else None  # V V^T, [K, K]
         self.noise_overlap = start.noise @ self.value.T  # [steps, M, K]
         self.noise_along = start.noise @ self.direction  # [steps, M]
         self.noise_square = start.noise.square().sum(dim=-1)
@@ -222,7 +223,7 @@ class Adapter:
         Eq. (10), and Eq. (11) or the entropy of the clean prediction.
         """
         settings, patches = self.settings, images.own.shape[1]
-        pull = torch.addmm(inputs.overlap.flatten(0, 1), hidden.flatten(0, 1), self.gram).view_as(hidden)  # x' V^T
+        pull = inputs.overlap + (hidden @ self.value @ self.value.T if self.gram is None else hidden @ self.gram)  # x' V^T
         along = inputs.along + hidden @ self.value_direction
         square = inputs.square + (hidden * (inputs.overlap + pull)).sum(dim=-1)
         if settings.noise_at == "output":
