@@ -122,19 +122,24 @@ def compose(parts: list[Part], x: Field, y: Field, unit: float, noise: Field, gl
     for number, part in enumerate(parts, start=1):
         distance = part.shape(x, y)
         inside = np.clip(np.float32(0.5) - distance * np.float32(unit), 0, 1)
-        if part.cut:
-            alpha = alpha * (1 - inside)
-            height = height * (1 - inside)
-            top[inside > 0.5] = 0
+        rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+        if len(rows) == 0:
             continue
-        bevel = np.clip(-distance / np.float32(part.bevel), 0, 1)
+        box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # the rest stays as it is
+        inside = inside[box]
+        if part.cut:
+            alpha[box] *= 1 - inside
+            height[box] *= 1 - inside
+            top[box][inside > 0.5] = 0
+            continue
+        bevel = np.clip(-distance[box] / np.float32(part.bevel), 0, 1)
         rise = np.sqrt(np.maximum(1 - (1 - bevel) ** 2, 0)) * np.float32(part.height)
-        height = height + (rise - height) * inside
-        shade = part.colour * (1 + noise * np.float32(part.grain))[..., None]
-        albedo += (shade - albedo) * inside[..., None]
-        alpha = np.maximum(alpha, inside)
-        top[inside > 0.5] = number
-    return Surface(np.clip(albedo, 0, 1), height.astype(np.float32), alpha.astype(np.float32), gloss), top
+        height[box] += (rise - height[box]) * inside
+        shade = part.colour * (1 + noise[box] * np.float32(part.grain))[..., None]
+        albedo[box] += (shade - albedo[box]) * inside[..., None]
+        alpha[box] = np.maximum(alpha[box], inside)
+        top[box][inside > 0.5] = number
+    return Surface(np.clip(albedo, 0, 1), height, alpha, gloss), top
 
 
 def grain(rng: np.random.Generator, size: int) -> Field:
