@@ -173,6 +173,7 @@ class Adapter:
         )
 
     def _images(self, tokens: Tensor) -> _Images:
+        """What the steps need of the tokens [B, M, C]."""
         unit = F.normalize(tokens, dim=-1)
         own = unit @ self.direction
         x = tokens if self.settings.adapter == "linear" else unit
@@ -218,10 +219,7 @@ class Adapter:
         return torch.tanh(logits) if self.settings.adapter == "tanh" else logits
 
     def _objective(self, images: _Images, inputs: _Inputs, hidden: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """The loss of each image before a step, [B], and its gradient by X W^T + b, [B, M or 2 M, K].
-
-        Eq. (10), and Eq. (11) or the entropy of the clean prediction.
-        """
+        """The loss of each image before a step, [B], and its gradient by X W^T + b, [B, M or 2 M, K]."""
         settings, patches = self.settings, images.own.shape[1]
         pull = inputs.overlap + (hidden @ self.value @ self.value.T if self.gram is None else hidden @ self.gram)  # x' V^T
         along = inputs.along + hidden @ self.value_direction
@@ -233,18 +231,7 @@ class Adapter:
             square = torch.cat([square, square + 2 * cross + self.noise_square[step]], dim=1)
         length = square.clamp(min=TINY).sqrt()
         logit = along / (length * settings.loss_temperature)  # S_AL = sigmoid(logit)
-        clean, noisy = logit.split(patches, dim=1)
-        loss = (F.softplus(clean) + F.softplus(-noisy)) * (settings.noise_weight / 2)
-        score = torch.sigmoid(clean)
-        by_clean = score * (settings.noise_weight / 2)
-        by_noisy = -torch.sigmoid(-noisy) * (settings.noise_weight / 2)
-        if settings.target == "pseudo_label":
-            loss = loss + images.pseudo_label * F.softplus(-clean)
-            by_clean = by_clean - images.pseudo_label * (1 - score)
-        elif settings.target == "entropy":
-            loss = loss + F.softplus(clean) - clean * score
-            by_clean = by_clean - clean * score * (1 - score)
-        by_logit = torch.cat([by_clean, by_noisy], dim=1) / patches
+        loss, by_logit = self._loss(images, *logit.split(patches, dim=1))
         by_along = by_logit / (length * settings.loss_temperature)
         twice_by_square = -by_logit * logit / length.square()  # d|x'|^2 = 2 x' V^T dH
         if settings.noise_at == "output":  # both depend on the same x'
@@ -258,7 +245,23 @@ class Adapter:
             slope = hidden * (slope - (hidden * slope).sum(dim=-1, keepdim=True)) / settings.temperature
         elif settings.adapter == "tanh":
             slope = slope * (1 - hidden.square())
-        return loss.mean(dim=1), slope
+        return loss, slope
+
+    def _loss(self, images: _Images, clean: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
+        """From the logits of S_AL [B, M], twice: the loss [B] and its gradient by both, [B, 2 M].
+
+        Eq. (10), and Eq. (11) or the entropy of the clean prediction.
+        """
+        half, score = self.settings.noise_weight / 2, torch.sigmoid(clean)
+        loss = half * (F.softplus(clean) + F.softplus(-noisy))
+        by_clean, by_noisy = half * score, -half * torch.sigmoid(-noisy)
+        if self.settings.target == "pseudo_label":
+            loss = loss + images.pseudo_label * F.softplus(-clean)
+            by_clean = by_clean - images.pseudo_label * (1 - score)
+        elif self.settings.target == "entropy":
+            loss = loss + F.softplus(clean) - clean * score
+            by_clean = by_clean - clean * score * (1 - score)
+        return loss.mean(dim=1), torch.cat([by_clean, by_noisy], dim=1) / clean.shape[1]
 
 
 class _AdamW:
