@@ -274,13 +274,14 @@ def rate_at(plan: Plan, step: int, total: int) -> float:
     return plan.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, along))))
 
 
-def export(state: dict[str, Tensor], vocabulary: int, folder: Path, tokenizer_file: Path) -> None:
+def export(state: dict[str, Tensor], vocabulary: int, folder: Path, tokenizer_file: Path, *, masks: bool) -> None:
     """Write open_clip_config.json, fp16 weights and the tokenizer's merges as one model folder."""
     folder.mkdir(parents=True, exist_ok=True)
     config = json.loads(json.dumps(CONFIG))
     config["text_cfg"]["vocab_size"] = vocabulary
     preprocess = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "squash"}
-    note = "trained on drawn pictures alone, for demos and tests; for real parts the default model is the better choice"
+    seen = "drawn pictures alone, for demos and tests" if masks else "drawn pictures and captions, no masks, for ablations"
+    note = f"trained on {seen}; for real parts the default model is the better choice"
     record = {"model_cfg": config, "preprocess_cfg": preprocess, "anovl_cfg": {"recipe": "mini", "note": note}}
     (folder / "open_clip_config.json").write_text(json.dumps(record, indent=1) + "\n")
     (folder / "bpe.txt.gz").write_bytes(tokenizer_file.read_bytes())
@@ -400,7 +401,7 @@ class Trainer:
         }
         torch.save(kept, self.saved.with_suffix(".tmp"))
         self.saved.with_suffix(".tmp").replace(self.saved)
-        export(self.average, self.vocabulary, self.folder / "model", self.folder / "bpe.txt.gz")
+        export(self.average, self.vocabulary, self.folder / "model", self.folder / "bpe.txt.gz", masks=self.plan.masks)
 
 
 def train(rank: int, folder: Path, plan: Plan, device: str, fast: bool, minutes: float) -> None:  # noqa: FBT001

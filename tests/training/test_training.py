@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -11,7 +12,9 @@ from safetensors.torch import load_file
 from train import Plan, Stage
 
 from anovl.backbones import load_backbone
+from anovl.checkpoints import embedded_folder
 from anovl.core.prompts import build_prompts
+from anovl.data.synthetic import CLASSES
 from anovl.data.synthetic.scene import HELD_OUT
 
 TINY = Plan((Stage(96, 2, 8),), block=16, repeats=1, warm_up=2)
@@ -54,6 +57,32 @@ def test_a_block_depends_on_its_key_alone():
     assert torch.equal(one.images, two.images)
     assert torch.equal(one.cells, two.cells)
     assert not torch.equal(one.images, other.images)
+
+
+def test_a_defective_picture_and_its_twin_stay_side_by_side():
+    block = draw_block([1], size=96, pictures=30, objects=0.5)
+    pairs = sum(a == b for a, b in itertools.pairwise(block.things))
+    assert pairs > 3
+    for _, _, classes, kinds in train._batches(block, 30, 2, np.random.default_rng(0)):
+        rows = list(zip(classes, kinds, strict=True))
+        assert sorted(rows, key=str) == sorted(zip(block.classes, block.kinds, strict=True), key=str)
+        found = sum(a[0] == b[0] and a[1] is not None and b[1] is None for a, b in itertools.pairwise(rows))
+        assert found >= pairs
+
+
+def test_share_of_objects():
+    for share in (0.0, 1.0):
+        block = draw_block([2], size=96, pictures=12, objects=share)
+        assert {CLASSES[name].kind for name in block.classes} == {"object" if share else "texture"}
+
+
+@pytest.mark.slow
+def test_a_run_begins_with_the_weights_of_a_model_folder(tmp_path):
+    (tmp_path / "run").mkdir()
+    mini = embedded_folder("mini")
+    trainer = train.Trainer(0, tmp_path / "run", Plan(**{**TINY.__dict__, "start": str(mini)}), "cpu", fast=False)
+    for name, value in load_file(mini / "open_clip_model.safetensors").items():
+        assert torch.equal(trainer.clip.state_dict()[name], value.float())
 
 
 def test_captions_are_true_of_their_pictures():
