@@ -1,7 +1,7 @@
 """Does test-time adaptation help: recipes, steps, parts, temperatures and noise against the training-free map.
 
-    python training/study_adaptation.py run runs/captions/model -o study/captions.json [--split verdict]
-    python training/study_adaptation.py run mini --real ../shared/data/hazelnut:hazelnut -o study/mini.json
+    python training/study_adaptation.py run runs/captions/model --title captions -o study/captions.json [--split verdict]
+    python training/study_adaptation.py run mini --title mini --real ../shared/data/hazelnut:hazelnut -o study/mini.json
     python training/study_adaptation.py show study/*.json [--plot docs/images/adaptation.svg]
 
 Drawn pictures come from the seeds of evaluate.py. What is measured is kept in the file at once: run again to go on.
@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from anovl import AnoVL
 from anovl.backbones import load_backbone
-from anovl.config import LINEAR_PROBE, RECIPES, Adaptation
+from anovl.config import LINEAR_PROBE, PAPER_ADAPTATION, RECIPES, RELEASED_ADAPTATION, Adaptation, recipe
 from anovl.core.adapter import Adapter, adapt, draw_start
 from anovl.core.scoring import TextFeatures, cosines, to_image_size
 from anovl.data.synthetic import Sample
@@ -37,8 +38,8 @@ from anovl.metrics import auroc, f1_max, pro
 
 METRICS = ("pixel AUROC", "pixel F1max", "PRO")
 GROUPS = ("steps", "parts", "numbers")
-STEPS = (1, 2, 3, 5, 10, 20)
-PAPER, RELEASED = RECIPES["paper"].adaptation, RECIPES["released"].adaptation
+STEPS = (0, 1, 2, 3, 5, 10, 20)
+DEFAULT = RECIPES["mini"].adaptation  # the recommended one at the width of the embedded models
 
 
 @dataclass(frozen=True)
@@ -55,43 +56,51 @@ class ClassData:
 
 def settings(group: str) -> Iterator[tuple[str, Adaptation]]:
     """(title, settings) of a group of the study."""
-    recipes = {"paper": PAPER, "released": RELEASED, "linear probe": LINEAR_PROBE}
+    changed: dict[str, Any]
+    recipes = {
+        "paper": PAPER_ADAPTATION,
+        "released": RELEASED_ADAPTATION,
+        "linear probe": LINEAR_PROBE,
+        "default": DEFAULT,
+    }
     if group == "steps":
         for name, one in recipes.items():
             yield from ((f"{name}, {steps} steps", replace(one, steps=steps)) for steps in STEPS)
     elif group == "parts":
-        for adapter in ("softmax", "tanh"):
-            for noise_at in ("output", "input"):
-                for target, weight in (
-                    ("pseudo_label", 1.0),
-                    ("entropy", 1.0),
-                    ("none", 1.0),
-                    ("pseudo_label", 0.0),
-                    ("entropy", 0.0),
-                ):
-                    one = Adaptation(adapter=adapter, noise_at=noise_at, target=target, noise_weight=weight)  # type: ignore[arg-type]
-                    if weight or noise_at == "output":  # without Eq. (10) there is no noise
-                        losses = [part for part in ("noise" if weight else "", "" if target == "none" else target) if part]
-                        yield f"{adapter}, noise at {noise_at}, loss {' + '.join(losses)}", one
+        bases = {"softmax": PAPER_ADAPTATION, "tanh": RELEASED_ADAPTATION, "linear from identity": replace(DEFAULT, blend=1.0)}
+        for (name, one), noise_at in product(bases.items(), ("output", "input")):
+            for target, weight in (
+                ("pseudo_label", 1.0),
+                ("entropy", 1.0),
+                ("none", 1.0),
+                ("pseudo_label", 0.0),
+                ("entropy", 0.0),
+            ):
+                if weight or noise_at == "output":  # without Eq. (10) there is no noise
+                    losses = [part for part in ("noise" if weight else "", "" if target == "none" else target) if part]
+                    changed = {"noise_at": noise_at, "target": target, "noise_weight": weight}
+                    yield f"{name}, noise at {noise_at}, loss {' + '.join(losses)}", replace(one, **changed)
     else:
-        numbers: dict[str, tuple[float, ...]] = {
-            "loss_temperature": (0.1, 0.01),
-            "noise_std": (0.01, 0.2, 0.5),
-            "learning_rate": (1e-4, 1e-2),
+        numbers: dict[str, tuple[float, ...]] = {"loss_temperature": (0.1,), "noise_std": (0.01, 0.2)}
+        own: dict[str, dict[str, tuple[float, ...]]] = {
+            "paper": {**numbers, "learning_rate": (1e-2,), "temperature": (0.1, 0.01)},
+            "released": {**numbers, "learning_rate": (1e-4, 1e-2), "blend": (0.5,)},
+            "default": {**numbers, "learning_rate": (1e-3, 2e-3, 8e-3), "blend": (0.25, 0.75, 1.0)},
         }
-        for name in ("paper", "released"):
-            for field, values in numbers.items():
+        bases = {"paper": PAPER_ADAPTATION, "released": RELEASED_ADAPTATION, "default": DEFAULT}
+        for name, fields in own.items():
+            for field, values in fields.items():
                 for value in values:
-                    changed: dict[str, Any] = {field: value}
-                    yield f"{name}, {field} {value}", replace(recipes[name], **changed)
-        for value in (0.1, 0.01):
-            yield f"paper, temperature {value}", replace(PAPER, temperature=value)
+                    changed = {field: value}
+                    yield f"{name}, {field} {value}", replace(bases[name], **changed)
+        yield "tanh from identity", replace(RELEASED_ADAPTATION, identity_start=True)
+        yield "linear from identity, noise at input, rate 1e-3", replace(LINEAR_PROBE, identity_start=True)
 
 
-def encode(model: str, samples: Sequence[Sample]) -> list[ClassData]:
-    """One pass of the encoder; everything else is measured on its tokens."""
+def encode(model: str, samples: Sequence[Sample], layers: int | None) -> list[ClassData]:
+    """One pass of the encoder, V-V over the last layers; everything else is measured on its tokens."""
     backbone = load_backbone(f"local-dir:{model}" if Path(model).is_dir() else model)
-    detector = AnoVL(backbone, recipe="default")
+    detector = AnoVL(backbone, recipe=recipe("default", layers=layers))
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[sample.class_name].append(sample)
@@ -130,7 +139,8 @@ def study_one(path: str, chosen: Adaptation | None, seed: int) -> dict[str, obje
                 start = draw_start(chosen, text, one.tokens.shape[1], seed)
                 result = adapt(Adapter(text, chosen, start), one.tokens)
                 similarity = result.similarity
-                fell.append(float((result.losses[:, -1] < result.losses[:, 0]).float().mean()))
+                if chosen.steps > 1:
+                    fell.append(float((result.losses[:, -1] < result.losses[:, 0]).float().mean()))
                 blended[one.name] = measure(one, (own + similarity) / 2)
             rows[one.name] = measure(one, similarity)
     return {"classes": rows, "blended": blended, "loss_fell": statistics.mean(fell) if fell else 0.0}
@@ -139,21 +149,21 @@ def study_one(path: str, chosen: Adaptation | None, seed: int) -> dict[str, obje
 def run(options: argparse.Namespace) -> None:
     """Measure what is not in the file yet."""
     samples = held_out_samples(options.split, options.per_class)
-    data = encode(options.model, samples)
+    data = encode(options.model, samples, options.layers)
     for real in options.real:
         folder, _, name = real.rpartition(":")
         found = real_samples(Path(folder), name)
         kinds = {one.defect for one in found if one.defect}
         for kind in sorted(kinds):  # as the figures of evaluate.py: the pictures with that defect
             some = [replace(one, class_name=name) for one in found if one.defect == kind]
-            data += [replace(one, name=f"real: {name}, {kind}") for one in encode(options.model, some)]
+            data += [replace(one, name=f"real: {name}, {kind}") for one in encode(options.model, some, options.layers)]
     jobs: list[tuple[str, Adaptation | None, int]] = [("training-free", None, 0)]
     for group in options.groups:
         seeds = options.seeds if group == "steps" else min(options.seeds, options.other_seeds)
         jobs += [(f"{group}: {title}", one, seed) for title, one in settings(group) for seed in range(seeds)]
     out: Path = options.output
     out.parent.mkdir(parents=True, exist_ok=True)
-    kept = json.loads(out.read_text()) if out.exists() else {"model": options.model, "split": options.split, "rows": {}}
+    kept = json.loads(out.read_text()) if out.exists() else {"title": options.title, "split": options.split, "rows": {}}
     with tempfile.NamedTemporaryFile(suffix=".pt") as file:
         torch.save(data, file.name)
         with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
@@ -185,7 +195,7 @@ def show(options: argparse.Namespace) -> None:
             free = means(kept["rows"]["training-free #0"]["classes"], real=real)
             if not free:
                 continue
-            title = f"{Path(kept['model']).parent.name or kept['model']}, {'photographs' if real else kept['split'] + ' seeds'}"
+            title = f"{kept['title']}, {'photographs' if real else kept['split'] + ' seeds'}"
             print(f"\n## {title}\n\n| | {' | '.join(METRICS)} | blended AUROC | loss fell |\n|---|---|---|---|---|---|")
             print(f"| training-free | {' | '.join(f'{value:.1f}' for value in free)} | | |")
             points: dict[str, dict[int, list[float]]] = defaultdict(dict)
@@ -202,7 +212,7 @@ def show(options: argparse.Namespace) -> None:
                 fell = 100 * statistics.mean(row["loss_fell"] for row in found)
                 print(f"| {name} | {' | '.join(cells)} | {blended:+.1f} | {fell:.0f} % |")
                 if name.startswith("steps: "):
-                    points[name.removeprefix("steps: ").partition(",")[0]][chosen.steps] = [row[0] for row in measured]
+                    points[name.removeprefix("steps: ").rpartition(",")[0]][chosen.steps] = [row[0] for row in measured]
             for by_step in points.values():
                 by_step[0] = [free[0]]
             curves[title] = points
@@ -215,11 +225,11 @@ def _plot(curves: dict[str, dict[str, dict[int, list[float]]]], path: Path) -> N
 
     figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3.2), squeeze=False)
     for axis, (title, points) in zip(axes[0], curves.items(), strict=True):
-        for recipe, by_step in points.items():
+        for name, by_step in points.items():
             steps = sorted(by_step)
             centre = [statistics.mean(by_step[step]) for step in steps]
             spread = [statistics.stdev(by_step[step]) if len(by_step[step]) > 1 else 0.0 for step in steps]
-            axis.errorbar(steps, centre, spread, marker=".", capsize=2, label=recipe)
+            axis.errorbar(steps, centre, spread, marker=".", capsize=2, label=name)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("steps")
         axis.grid(alpha=0.3)
@@ -236,9 +246,11 @@ def main() -> None:
     verbs = parser.add_subparsers(required=True)
     measuring = verbs.add_parser("run")
     measuring.add_argument("model")
+    measuring.add_argument("--title", required=True, help="of the model, in tables")
     measuring.add_argument("--output", "-o", type=Path, required=True)
     measuring.add_argument("--split", choices=tuple(SEEDS), default="validation")
     measuring.add_argument("--per-class", type=int, default=8)
+    measuring.add_argument("--layers", type=int, help="V-V over so many of the last layers; default all")
     measuring.add_argument("--groups", nargs="+", default=GROUPS, choices=GROUPS)
     measuring.add_argument("--seeds", type=int, default=5)
     measuring.add_argument("--other-seeds", type=int, default=5, help="for parts and numbers")

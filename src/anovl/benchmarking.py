@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from anovl.config import LINEAR_PROBE, RECIPES, Adaptation
+from anovl.config import LINEAR_PROBE, PAPER_ADAPTATION, RELEASED_ADAPTATION
 from anovl.core.adapter import Adapter, adapt, draw_start
 from anovl.core.scoring import cosines
 from anovl.detector import AnoVL
-
-ADAPTATIONS: Mapping[str, Adaptation] = {
-    "paper": RECIPES["paper"].adaptation,
-    "released": RECIPES["released"].adaptation,
-    "linear probe": LINEAR_PROBE,
-}
 
 
 @dataclass(frozen=True)
@@ -27,7 +21,7 @@ class AdaptationCost:
     """What one adaptation did and cost; means over the images, medians over the rounds.
 
     Attributes:
-        name: a key of `ADAPTATIONS`.
+        name: "recipe" (the detector's own), "paper", "released" or "linear probe".
         losses: before each step.
         score_change: mean absolute change of the patch scores, in [0, 1].
         milliseconds: an image, beyond the training-free pass.
@@ -68,8 +62,10 @@ def adaptation_costs(
     text, encoder = detector.job(class_name).text, detector.method.encoder
     pixel_values = pixel_values.to(detector.backbone.device)
     tokens = encoder(pixel_values)[1]
+    own_settings = detector.recipe.adaptation
+    named = {"recipe": own_settings, "paper": PAPER_ADAPTATION, "released": RELEASED_ADAPTATION, "linear probe": LINEAR_PROBE}
     adapters = {}
-    for name, settings in ADAPTATIONS.items():
+    for name, settings in named.items():
         chosen = replace(settings, steps=steps)
         adapters[name] = Adapter(text, chosen, draw_start(chosen, text, tokens.shape[1], seed))
     times: dict[str, list[float]] = {name: [] for name in ("training-free", *adapters)}

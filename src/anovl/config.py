@@ -36,25 +36,29 @@ def _check_choices(settings: Any, choices: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """Test-time adaptation; the fields are the paper's (Eq. 9-11) and those of the authors' code.
+    """Test-time adaptation; the paper's (Eq. 9-11), the authors' code's, and what measured best (docs/adaptation.md).
 
     T are the prompt tokens, of unit length; P the local tokens, |P| makes them unit. Letters as in `anovl.core.adapter`.
 
     Attributes:
         adapter: "softmax" is Eq. (9), softmax(|P| W^T / temperature) T + |P|, W starting at T; "tanh" the released code's,
             P / 2 + tanh(W |P| + b) T / 2; "linear" Table 5's linear probe, P / 2 + (W P + b) / 2.
+        identity_start: tanh begins at W = 0, linear at W = the unit matrix, both at b = 0, so that tokens start unchanged,
+            instead of at random weights.
         noise_at: noise comes on what the adapter gives ("output", Eq. 10) or on what it reads ("input").
         target: the loss on clean tokens beside Eq. (10): "pseudo_label" is Eq. (11), "entropy" that of the prediction.
         noise_weight: factor on Eq. (10), which tells clean from noisy tokens.
         steps: of AdamW.
         learning_rate, weight_decay: of AdamW.
         noise_mean, noise_std: of the Gaussian noise.
+        blend: weight of the adapted tokens' cosines in the result, the rest is the training-free ones'; 1 is adapted alone.
         temperature: of the softmax adapter.
         loss_temperature: cosines are divided by it in the losses.
     """
 
-    adapter: AdapterKind = "tanh"
-    noise_at: NoisePlace = "input"
+    adapter: AdapterKind = "linear"
+    identity_start: bool = True
+    noise_at: NoisePlace = "output"
     target: AdaptationTarget = "entropy"
     noise_weight: float = 1.0
     steps: int = 5
@@ -62,11 +66,16 @@ class Adaptation:
     weight_decay: float = 0.01
     noise_mean: float = 0.0
     noise_std: float = 0.055
+    blend: float = 0.5
     temperature: float = 1.0
     loss_temperature: float = 1.0
 
     def __post_init__(self) -> None:
         _check_choices(self, {"adapter": AdapterKind, "noise_at": NoisePlace, "target": AdaptationTarget})
+        if not isinstance(self.identity_start, bool) or (self.identity_start and self.adapter == "softmax"):
+            raise UsageError(
+                f"adaptation identity_start: expected True or False, and False for softmax, got {self.identity_start!r}"
+            )
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 0 <= self.steps <= 1000:
             raise UsageError(f"adaptation steps: expected a whole number from 0 to 1000, got {self.steps!r}")
         for field in ("learning_rate", "weight_decay", "noise_std", "noise_weight", "temperature", "loss_temperature"):
@@ -74,6 +83,8 @@ class Adaptation:
             least = "above 0" if "temperature" in field else "at least 0"
             if not (isinstance(value, int | float) and 0 <= value < math.inf and (value > 0 or least == "at least 0")):
                 raise UsageError(f"adaptation {field}: expected a finite number {least}, got {value!r}")
+        if not (isinstance(self.blend, int | float) and 0 <= self.blend <= 1):
+            raise UsageError(f"adaptation blend: expected a number from 0 to 1, got {self.blend!r}")
         if not (isinstance(self.noise_mean, int | float) and math.isfinite(self.noise_mean)):
             raise UsageError(f"adaptation noise_mean: expected a finite number, got {self.noise_mean!r}")
 
@@ -137,12 +148,15 @@ class Recipe:
         return asdict(self)
 
 
-PAPER_ADAPTATION = Adaptation(adapter="softmax", noise_at="output", target="pseudo_label")
-LINEAR_PROBE = Adaptation(adapter="linear")
+PAPER_ADAPTATION = Adaptation(adapter="softmax", identity_start=False, target="pseudo_label", blend=1.0)
+RELEASED_ADAPTATION = Adaptation(adapter="tanh", identity_start=False, noise_at="input", blend=1.0)
+LINEAR_PROBE = replace(RELEASED_ADAPTATION, adapter="linear")  # Table 5
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(name="default"),
-    "mini": Recipe(name="mini", image_score="class_token"),  # the embedded model's own; measured in docs/models.md
+    # The embedded models' own, measured in docs/models.md. AdamW moves each weight by about its rate whatever the width, and
+    # so a token of width C by about C times that: at width 192 the rate is three to four times that of width 640.
+    "mini": Recipe(name="mini", image_score="class_token", adaptation=Adaptation(learning_rate=4e-3)),
     "paper": Recipe(name="paper", adaptation=PAPER_ADAPTATION),
     "released": Recipe(
         name="released",
@@ -153,6 +167,7 @@ RECIPES: dict[str, Recipe] = {
         align_corners=True,
         output_size="input",
         image_score="class_token_22views",
+        adaptation=RELEASED_ADAPTATION,
     ),
 }
 

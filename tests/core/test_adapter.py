@@ -18,7 +18,7 @@ from anovl.errors import UsageError
 COMBINATIONS = list(
     itertools.product(("softmax", "tanh", "linear"), ("input", "output"), ("pseudo_label", "entropy", "none"), (1.0, 0.3))
 )
-RECIPES_OF_OLD = {name: RECIPES[name].adaptation for name in ("paper", "released")} | {"linear": LINEAR_PROBE}
+NAMED = {name: RECIPES[name].adaptation for name in ("default", "paper", "released")} | {"linear probe": LINEAR_PROBE}
 
 
 def oracle(tokens, text, settings, noise, weight, bias=None):
@@ -69,6 +69,7 @@ def test_closed_form_is_autograds_gradient(combination, shape, seed, temperature
     adapter, noise_at, target, noise_weight = combination
     settings = Adaptation(
         adapter=adapter,
+        identity_start=False,
         noise_at=noise_at,
         target=target,
         noise_weight=noise_weight,
@@ -93,7 +94,8 @@ def test_closed_form_is_autograds_gradient(combination, shape, seed, temperature
 @pytest.mark.parametrize(("adapter", "noise_at", "target", "noise_weight"), COMBINATIONS)
 def test_gradcheck(adapter, noise_at, target, noise_weight):
     """Against finite differences of our own loss, in float64."""
-    settings = Adaptation(adapter=adapter, noise_at=noise_at, target=target, noise_weight=noise_weight, steps=1)
+    parts = {"adapter": adapter, "noise_at": noise_at, "target": target, "noise_weight": noise_weight}
+    settings = Adaptation(**parts, identity_start=False, steps=1)
     tokens, text, start = problem(2, 4, 3, 5, dtype=torch.float64, settings=settings)
     ours = Adapter(text, settings, start)
     images = ours._images(tokens)
@@ -116,9 +118,9 @@ def test_gradcheck(adapter, noise_at, target, noise_weight):
     assert torch.autograd.gradcheck(Ours.apply, (weight, bias))
 
 
-@pytest.mark.parametrize("name", RECIPES_OF_OLD)
+@pytest.mark.parametrize("name", NAMED)
 def test_equals_a_loop_with_autograd_and_torchs_adamw(name):
-    settings = replace(RECIPES_OF_OLD[name], steps=12, weight_decay=0.2, noise_mean=0.1)
+    settings = replace(NAMED[name], steps=12, weight_decay=0.2, noise_mean=0.1)
     tokens, text, start = problem(3, 10, 7, 16, settings=settings)
     ours = Adapter(text, settings, start).run(tokens)
     assert ours.losses.shape == (3, 12)
@@ -132,14 +134,14 @@ def test_equals_a_loop_with_autograd_and_torchs_adamw(name):
             loss.backward()
             optimiser.step()
         _, adapted = oracle(image, text, settings, start.noise[0], *parameters)
-        cosines = F.normalize(adapted, dim=-1) @ text.prototypes.T
-        torch.testing.assert_close(ours.similarity[i], (cosines[:, 1] - cosines[:, 0]).detach(), atol=1e-5, rtol=0)
+        own, other = (F.normalize(p, dim=-1) @ (text.prototypes[1] - text.prototypes[0]) for p in (image, adapted.detach()))
+        torch.testing.assert_close(ours.similarity[i], own.lerp(other, settings.blend), atol=1e-5, rtol=0)
         torch.testing.assert_close(ours.weight[i], parameters[0].detach(), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", RECIPES_OF_OLD)
+@pytest.mark.parametrize("name", NAMED)
 def test_an_image_is_the_same_alone_in_any_batch_and_order(name):
-    settings = RECIPES_OF_OLD[name]
+    settings = NAMED[name]
     tokens, text, start = problem(7, 25, 20, 32, settings=settings)
     adapter = Adapter(text, settings, start)
     alone = torch.cat([adapter.run(image[None]).similarity for image in tokens])
@@ -178,28 +180,28 @@ def test_state_of_one_image_at_the_papers_size():
     assert adapter.image_bytes() < 20 * 10**6
 
 
-@pytest.mark.parametrize("name", RECIPES_OF_OLD)
+@pytest.mark.parametrize("name", NAMED)
 def test_seed(name):
-    settings = RECIPES_OF_OLD[name]
+    settings = NAMED[name]
     _, text, _ = problem(1, 9, 6, 8)
     one, same, other = (draw_start(settings, text, 9, seed) for seed in (3, 3, 4))
     for a, b in zip(one, same, strict=True):
         assert (a is None) == (b is None)
         assert a is None or torch.equal(a, b)
     assert not torch.equal(one.noise, other.noise)
-    assert (settings.adapter == "softmax") == torch.equal(one.weight, other.weight)
+    assert (settings.adapter == "softmax" or settings.identity_start) == torch.equal(one.weight, other.weight)
     assert one.noise.std() == pytest.approx(0.055, rel=0.2)
     for wrong in (-1, 1.5, True, 2**63, "1", None):
         with pytest.raises(UsageError, match="seed: expected a whole number"):
             draw_start(settings, text, 9, wrong)
 
 
-@pytest.mark.parametrize("name", RECIPES_OF_OLD)
+@pytest.mark.parametrize("name", NAMED)
 @pytest.mark.parametrize(
     "case", ["zero tokens", "one patch", "one prompt pair", "no step", "no noise", "huge tokens", "one width"]
 )
 def test_odd_input_gives_finite_scores(name, case):
-    settings = RECIPES_OF_OLD[name]
+    settings = NAMED[name]
     settings = replace(settings, steps=0 if case == "no step" else 5, noise_std=0.0 if case == "no noise" else 0.055)
     shape = [2, 1 if case == "one patch" else 9, 1 if case == "one prompt pair" else 6, 1 if case == "one width" else 8]
     tokens, text, start = problem(*shape, settings=settings, scale={"zero tokens": 0.0, "huge tokens": 1e15}.get(case, 1.0))
@@ -210,9 +212,9 @@ def test_odd_input_gives_finite_scores(name, case):
     assert result.similarity.abs().max() <= 2 + 1e-6
 
 
-@pytest.mark.parametrize("name", RECIPES_OF_OLD)
+@pytest.mark.parametrize("name", NAMED)
 def test_an_image_that_blows_up_keeps_its_own_scores(name):
-    settings = replace(RECIPES_OF_OLD[name], learning_rate=1e38)
+    settings = replace(NAMED[name], learning_rate=1e38)
     tokens, text, start = problem(3, 9, 6, 8, settings=settings)
     own = F.normalize(tokens, dim=-1) @ (text.prototypes[1] - text.prototypes[0])
     result = Adapter(text, settings, start).run(tokens)
@@ -249,9 +251,9 @@ class Adapting(torch.nn.Module):
         return self.adapter.run(tokens).similarity
 
 
-@pytest.mark.parametrize("name", RECIPES_OF_OLD)
+@pytest.mark.parametrize("name", NAMED)
 def test_inference_mode_and_an_exported_graph_with_any_batch(name):
-    settings = replace(RECIPES_OF_OLD[name], steps=3)
+    settings = replace(NAMED[name], steps=3)
     tokens, text, start = problem(2, 9, 6, 8, settings=settings)
     adapter = Adapter(text, settings, start)
     expected = adapter.run(tokens).similarity
@@ -263,9 +265,9 @@ def test_inference_mode_and_an_exported_graph_with_any_batch(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RECIPES_OF_OLD)
+@pytest.mark.parametrize("name", NAMED)
 def test_compiled(name):
-    settings = replace(RECIPES_OF_OLD[name], steps=2)
+    settings = replace(NAMED[name], steps=2)
     tokens, text, start = problem(2, 9, 6, 8, settings=settings)
     adapter = Adapter(text, settings, start)
     torch.testing.assert_close(torch.compile(Adapting(adapter))(tokens), adapter.run(tokens).similarity, atol=1e-6, rtol=0)
@@ -275,6 +277,9 @@ def test_compiled(name):
     ("field", "value"),
     [
         ("adapter", "relu"),
+        ("identity_start", 1),
+        ("blend", 1.5),
+        ("blend", float("nan")),
         ("noise_at", "middle"),
         ("target", "both"),
         ("steps", -1),

@@ -47,8 +47,8 @@ class Adapted(NamedTuple):
     """What comes out for a batch.
 
     Attributes:
-        similarity: [B, M], cosine with the abnormal prototype minus cosine with the normal one, after the last step;
-            the tokens' own where an image's adaptation gave values that are not finite.
+        similarity: [B, M], cosine with the abnormal prototype minus cosine with the normal one, after the last step and
+            blended; the tokens' own where an image's adaptation gave values that are not finite.
         losses: [B, steps], before each step.
         failed: [B] bool, images whose adaptation gave values that are not finite.
         weight: [B, K, C] after the last step.
@@ -63,7 +63,7 @@ class Adapted(NamedTuple):
 def draw_start(settings: Adaptation, text: TextFeatures, patches: int, seed: int) -> Start:
     """Initial weights and noise from the seed alone.
 
-    Softmax: W is the prompt tokens (Eq. 9). Others: uniform within 1 / sqrt(C), as torch draws a Linear.
+    Softmax: W is the prompt tokens (Eq. 9). Others: uniform within 1 / sqrt(C), as torch draws a Linear, or the identity.
 
     Args:
         settings: which adapter, how many steps, what noise.
@@ -82,9 +82,11 @@ def draw_start(settings: Adaptation, text: TextFeatures, patches: int, seed: int
     weight, bias = tokens, None
     if settings.adapter != "softmax":
         rows = width if settings.adapter == "linear" else rows
-        bound = width**-0.5
+        bound = 0.0 if settings.identity_start else width**-0.5
         weight = torch.empty(rows, width).uniform_(-bound, bound, generator=generator).to(tokens.device)
         bias = torch.empty(rows).uniform_(-bound, bound, generator=generator).to(tokens.device)
+        if settings.identity_start and settings.adapter == "linear":
+            weight += torch.eye(width, device=weight.device)
     noise = torch.empty(settings.steps, patches, width)
     noise.normal_(settings.noise_mean, settings.noise_std, generator=generator)
     return Start(weight, bias, noise.to(tokens.device))
@@ -120,17 +122,12 @@ class Adapter:
     def __init__(self, text: TextFeatures, settings: Adaptation, start: Start) -> None:
         self.settings, self.start = settings, start
         tokens, prototypes = (features.to(start.weight.dtype) for features in (text.tokens, text.prototypes))
-        if settings.adapter == "softmax":
-            self.value = tokens
-        elif settings.adapter == "tanh":
-            self.value = tokens / 2
-        else:
-            self.value = torch.eye(tokens.shape[1]).to(tokens) / 2
+        self.value = {"softmax": tokens, "tanh": tokens / 2, "linear": None}[settings.adapter]  # None: half the unit matrix
         self.direction = prototypes[1] - prototypes[0]  # d, [C]
-        self.value_direction = self.value @ self.direction  # V d, [K]
-        rows, width = self.value.shape
-        self.gram = self.value @ self.value.T if rows < 2 * width else None  # V V^T, [K, K]
-        self.noise_overlap = start.noise @ self.value.T  # [steps, M, K]
+        self.value_direction = self._times_value_transposed(self.direction)  # V d, [K]
+        rows, width = tokens.shape
+        self.gram = self.value @ self.value.T if self.value is not None and rows < 2 * width else None  # V V^T, [K, K]
+        self.noise_overlap = self._times_value_transposed(start.noise)  # [steps, M, K]
         self.noise_along = start.noise @ self.direction  # [steps, M]
         self.noise_square = start.noise.square().sum(dim=-1)
 
@@ -163,7 +160,8 @@ class Adapter:
             if bias is not None:
                 bias.descend(by_bias)
         hidden = self._activate(self._logits(images.clean.x, weight.value, None if bias is None else bias.value))
-        similarity = F.normalize(images.residual + hidden @ self.value, dim=-1) @ self.direction
+        adapted = F.normalize(images.residual + self._times_value(hidden), dim=-1) @ self.direction
+        similarity = images.own + self.settings.blend * (adapted - images.own)
         failed = ~similarity.isfinite().all(dim=1)
         return Adapted(
             torch.where(failed[:, None], images.own, similarity),
@@ -172,13 +170,21 @@ class Adapter:
             weight.value.expand(tokens.shape[0], -1, -1),
         )
 
+    def _times_value(self, hidden: Tensor) -> Tensor:
+        """H V, [..., K] -> [..., C]."""
+        return hidden / 2 if self.value is None else hidden @ self.value
+
+    def _times_value_transposed(self, tokens: Tensor) -> Tensor:
+        """Tokens times V^T, [..., C] -> [..., K]."""
+        return tokens / 2 if self.value is None else tokens @ self.value.T
+
     def _images(self, tokens: Tensor) -> _Images:
         """What the steps need of the tokens [B, M, C]."""
         unit = F.normalize(tokens, dim=-1)
         own = unit @ self.direction
         x = tokens if self.settings.adapter == "linear" else unit
         residual = unit if self.settings.adapter == "softmax" else tokens / 2
-        clean = _Inputs(x, residual @ self.value.T, residual @ self.direction, residual.square().sum(dim=-1))
+        clean = _Inputs(x, self._times_value_transposed(residual), residual @ self.direction, residual.square().sum(dim=-1))
         return _Images(clean, residual, own, torch.sigmoid(own / self.settings.loss_temperature))
 
     def _gradient(self, images: _Images, weight: Tensor, bias: Tensor | None, step: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,7 +227,8 @@ class Adapter:
     def _objective(self, images: _Images, inputs: _Inputs, hidden: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The loss of each image before a step, [B], and its gradient by X W^T + b, [B, M or 2 M, K]."""
         settings, patches = self.settings, images.own.shape[1]
-        pull = inputs.overlap + (hidden @ self.value @ self.value.T if self.gram is None else hidden @ self.gram)  # x' V^T
+        through = self._times_value_transposed(self._times_value(hidden)) if self.gram is None else hidden @ self.gram
+        pull = inputs.overlap + through  # x' V^T
         along = inputs.along + hidden @ self.value_direction
         square = inputs.square + (hidden * (inputs.overlap + pull)).sum(dim=-1)
         if settings.noise_at == "output":
