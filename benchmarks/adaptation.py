@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -81,6 +82,21 @@ def multiply_adds(name: str, patches: int, prompts: int, width: int, steps: int)
     return patches * prompts * width * (4 * inputs * steps + 2)
 
 
+def rivals(tokens: Tensor, text: TextFeatures) -> dict[str, Callable[[], object]]:
+    """What takes turns: ours and the loops, whose results are compared first."""
+    calls: dict[str, Callable[[], object]] = {}
+    for name, loop in (("paper", paper_loop), ("released", released_loop), ("default", None)):
+        settings = RECIPES[name].adaptation
+        start = draw_start(settings, text, tokens.shape[1], 0)
+        adapter = Adapter(text, settings, start)
+        calls[f"{name}, ours"] = partial(adapt, adapter, tokens)
+        if loop is not None:
+            calls[f"{name}, autograd loop"] = partial(loop, tokens, text, settings, start)
+            difference = (adapt(adapter, tokens).similarity - loop(tokens, text, settings, start)).abs().max()
+            print(f"{name}: largest difference of a cosine, ours and loop: {float(difference):.1e}")
+    return calls
+
+
 def main() -> None:
     """Parse, measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,18 +121,9 @@ def main() -> None:
     tokens = tokens.clone()  # no inference tensor: autograd reads it
     patches, width = tokens.shape[1:]
     text = text_features(*torch.randn(2, 462, width, device=args.device))
-    calls: dict[str, Callable[[], object]] = {"training-free pass": lambda: encoder(pixels)}
-    for name, loop in (("paper", paper_loop), ("released", released_loop)):
-        settings = RECIPES[name].adaptation
-        start = draw_start(settings, text, patches, 0)
-        adapter = Adapter(text, settings, start)
-        ours, theirs = adapt(adapter, tokens).similarity, loop(tokens, text, settings, start)
-        print(f"{name}: largest difference of a cosine, ours and loop: {float((ours - theirs).abs().max()):.1e}")
-        calls[f"{name}, ours"] = lambda adapter=adapter: adapt(adapter, tokens)  # type: ignore[misc]
-        calls[f"{name}, autograd loop"] = lambda s=settings, b=start, loop=loop: loop(tokens, text, s, b)  # type: ignore[misc]
-    rows = args.batch * patches
-    left, right = torch.randn(rows, width, device=args.device), torch.randn(width, 924, device=args.device)
-    calls["one product"] = lambda: left @ right
+    left, right = torch.randn(args.batch * patches, width, device=args.device), torch.randn(width, 924, device=args.device)
+    calls: dict[str, Callable[[], object]] = {"training-free pass": partial(encoder, pixels), **rivals(tokens, text)}
+    calls["one product"] = partial(torch.matmul, left, right)
 
     times: dict[str, list[float]] = {name: [] for name in calls}
     for round_number in range(args.rounds + 1):
@@ -128,18 +135,16 @@ def main() -> None:
                     call()
             if round_number:  # the first is the warm-up
                 times[name].append((_now(args.device) - began) / repeats)
-    base = times["training-free pass"]
+    base, product = times["training-free pass"], times.pop("one product")
     print(f"{args.arch}, batch {args.batch}, {args.device}, {args.threads} threads, fp32, random weights, {args.rounds} rounds")
     for name, values in times.items():
-        if name == "one product":
-            continue
         added = statistics.median(value / whole for value, whole in zip(values, base, strict=True))
         print(f"{name:24} {statistics.median(values) / args.batch * 1000:8.2f} ms/image   x{added:.3f} of the training-free pass")
     for name in ("paper", "released"):
         own_times, loop_times = times[f"{name}, ours"], times[f"{name}, autograd loop"]
         faster = statistics.median(slow / fast for slow, fast in zip(loop_times, own_times, strict=True))
-        work = multiply_adds(name, patches, 924, width, 5) * args.batch / (rows * 924 * width)
-        floor = statistics.median(work * one / whole for one, whole in zip(times["one product"], base, strict=True))
+        work = multiply_adds(name, patches, 924, width, 5) / (patches * 924 * width)
+        floor = statistics.median(work * one / whole for one, whole in zip(product, base, strict=True))
         print(f"{name}: the loop takes x{faster:.2f} of ours; arithmetic of the plain chain alone x{floor:.3f}")
 
 
