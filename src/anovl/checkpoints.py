@@ -1,6 +1,6 @@
 """Model names -> files on this machine, checked; downloads only when allowed. Nothing here builds a model.
 
-Names: "mini" (embedded), "ARCH:TAG" (open_clip), "hf-hub:ORG/NAME", "local-dir:FOLDER", or a .pt, .bin or
+Names: "mini", "mini-captions" (embedded), "ARCH:TAG" (open_clip), "hf-hub:ORG/NAME", "local-dir:FOLDER", or a .pt, .bin or
 .safetensors file with an architecture.
 """
 
@@ -24,7 +24,10 @@ from anovl.errors import CheckpointError, OutputError, UnavailableError, UsageEr
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = {"mini": "ad15e605ebd5d59cad87bffae720d3bb1b810abcdff95f14c6538548e2082f5a"}  # name: sha256 of its weights
+EMBEDDED = {  # name: sha256 of its weights
+    "mini": "ad15e605ebd5d59cad87bffae720d3bb1b810abcdff95f14c6538548e2082f5a",
+    "mini-captions": "3e6a64687dd9cf388c352134b9fef2933cdef2900ee55dd6d68cde61d7d17330",
+}
 CONFIG_FILE = "open_clip_config.json"
 HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # others there are of other libraries
 WEIGHT_FILES = (*HUB_FILES, "model.safetensors", "pytorch_model.bin")
@@ -89,8 +92,8 @@ def parse_model_name(name: str, arch: str | None = None) -> ModelName:
     is_folder = os.path.isdir(name)  # noqa: PTH112 -- Path raises for what cannot be a path
     hint = f"; for that folder write 'local-dir:{name}'" if is_folder else ""
     raise UsageError(
-        f"model: expected mini, ARCH:TAG (such as ViT-B-16-plus-240:laion400m_e32), hf-hub:ORG/NAME, local-dir:FOLDER "
-        f"or a .pt/.safetensors file with an architecture, got {name!r}{hint}"
+        f"model: expected mini, mini-captions, ARCH:TAG (such as ViT-B-16-plus-240:laion400m_e32), hf-hub:ORG/NAME, "
+        f"local-dir:FOLDER or a .pt/.safetensors file with an architecture, got {name!r}{hint}"
     )
 
 
