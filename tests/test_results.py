@@ -119,6 +119,8 @@ def test_row_is_plain_json(number):
         "image_size": [10, 30],
         "class_name": "nut",
         "pred_score": 0.75,
+        "pred_score_std": None,
+        "patch_scores_std": None,
         "pred_label": True,
         "threshold": 0.5,
         "map_size": [1, 3],

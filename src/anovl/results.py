@@ -132,15 +132,13 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """The row of predictions.jsonl: plain values, no arrays."""
-        spread = {}
-        if self.patch_scores_std is not None:
-            spread = {"pred_score_std": self.pred_score_std, "patch_scores_std": float(self.patch_scores_std.mean())}
         return {
             "image_path": self.image_path,
             "image_size": list(self.image_size),
             "class_name": self.class_name,
             "pred_score": self.pred_score,
-            **spread,
+            "pred_score_std": self.pred_score_std,
+            "patch_scores_std": None if self.patch_scores_std is None else float(self.patch_scores_std.mean()),
             "pred_label": self.pred_label,
             "threshold": self.threshold,
             "map_size": list(self.anomaly_map.shape),

@@ -1,9 +1,11 @@
 """The command line, verb by verb, inside this process; what needs a process of its own is in test_process.py."""
 
+import csv
 import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -412,8 +414,14 @@ def test_adaptation(run, pictures, tmp_path, detector):
     other = run(*command, "--seed", "1", "--resume", "-o", out)
     assert other.exit_code == 2
     assert "seed" in other.stderr
-    several = run("predict", pictures / "a.png", "--class-name", "nut", "--adapt", "--seed", "1", "--seed", "2")
-    assert json.loads(several.stdout)["patch_scores_std"] > 0
+    several = ["predict", pictures / "a.png", "--class-name", "nut", "--adapt", "--seed", "1", "--seed", "2"]
+    assert json.loads(run(*several).stdout)["patch_scores_std"] > 0
+    for table in ("csv", "parquet"):
+        assert run(*several, "-o", tmp_path / table, "--format", table).exit_code == 0
+    with (tmp_path / "csv" / "predictions.csv").open() as stream:
+        (row,) = csv.DictReader(stream)
+    assert float(row["patch_scores_std"]) > 0
+    assert pq.read_table(tmp_path / "parquet" / "predictions.parquet").to_pylist()[0]["patch_scores_std"] > 0
 
 
 @pytest.mark.parametrize(

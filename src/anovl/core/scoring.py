@@ -25,9 +25,13 @@ class Scores(NamedTuple):
     image_std: Tensor | None = None
     patch_std: Tensor | None = None
 
+    def cpu(self) -> Scores:
+        """The same on the CPU."""
+        return Scores(*(None if values is None else values.cpu() for values in self))  # type: ignore[arg-type]
+
     def image(self, index: int) -> Scores:
-        """Those of one image, on the CPU: [] and [h, w]."""
-        return Scores(*(None if values is None else values[index].cpu() for values in self))  # type: ignore[arg-type]
+        """Those of one image: [] and [h, w]."""
+        return Scores(*(None if values is None else values[index] for values in self))  # type: ignore[arg-type]
 
 
 class TextFeatures(NamedTuple):

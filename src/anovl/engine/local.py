@@ -134,8 +134,7 @@ class _Batcher:
             batch = decoded[start : start + self.size]
             began = time.perf_counter()
             try:
-                scores = self.job.score(torch.stack([image.pixel_values for image in batch]))
-                scored = [scores.image(i) for i in range(len(batch))]
+                scores = self.job.score(torch.stack([image.pixel_values for image in batch])).cpu()
             except RuntimeError as exc:
                 if not _is_out_of_memory(exc):
                     raise
@@ -144,7 +143,7 @@ class _Batcher:
             share = (time.perf_counter() - began) * 1000 / len(batch)
             for i, image in enumerate(batch):
                 timings = {"decode": image.decode_ms, "encode": share}
-                prediction = self.job.finish(image.item, image.size, scored[i], timings)
+                prediction = self.job.finish(image.item, image.size, scores.image(i), timings)
                 yield Outcome(image.item, prediction, picture=image.picture)
             start += len(batch)
 

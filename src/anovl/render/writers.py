@@ -32,6 +32,8 @@ COLUMNS = (
     "image_size",
     "class_name",
     "pred_score",
+    "pred_score_std",
+    "patch_scores_std",
     "pred_label",
     "threshold",
     "map_size",
@@ -346,6 +348,8 @@ def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> None:
     types = {
         "image_size": pa.list_(pa.int32()),
         "pred_score": pa.float64(),
+        "pred_score_std": pa.float64(),
+        "patch_scores_std": pa.float64(),
         "pred_label": pa.bool_(),
         "threshold": pa.float64(),
         "map_size": pa.list_(pa.int32()),
