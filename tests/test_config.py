@@ -21,7 +21,7 @@ def test_the_three_recipes_are_the_design_s_table():
         ours = RECIPES[name].adaptation
         assert (ours.adapter, ours.noise_at, ours.target) == adaptation
         assert (ours.steps, ours.learning_rate, ours.weight_decay, ours.noise_std) == (5, 1e-3, 0.01, 0.055)
-        assert (ours.identity_start, ours.blend, ours.temperature, ours.loss_temperature) == (False, 1.0, 1.0, 1.0)
+        assert (ours.identity_start, ours.limit, ours.temperature, ours.loss_temperature) == (False, None, 1.0, 1.0)
 
 
 def test_variants():

@@ -67,7 +67,7 @@ def settings(group: str) -> Iterator[tuple[str, Adaptation]]:
         for name, one in recipes.items():
             yield from ((f"{name}, {steps} steps", replace(one, steps=steps)) for steps in STEPS)
     elif group == "parts":
-        bases = {"softmax": PAPER_ADAPTATION, "tanh": RELEASED_ADAPTATION, "linear from identity": replace(DEFAULT, blend=1.0)}
+        bases = {"softmax": PAPER_ADAPTATION, "tanh": RELEASED_ADAPTATION, "linear from identity": replace(DEFAULT, limit=None)}
         for (name, one), noise_at in product(bases.items(), ("output", "input")):
             for target, weight in (
                 ("pseudo_label", 1.0),
@@ -81,11 +81,16 @@ def settings(group: str) -> Iterator[tuple[str, Adaptation]]:
                     changed = {"noise_at": noise_at, "target": target, "noise_weight": weight}
                     yield f"{name}, noise at {noise_at}, loss {' + '.join(losses)}", replace(one, **changed)
     else:
-        numbers: dict[str, tuple[float, ...]] = {"loss_temperature": (0.1,), "noise_std": (0.01, 0.2)}
-        own: dict[str, dict[str, tuple[float, ...]]] = {
+        numbers: dict[str, tuple[float | None, ...]] = {"loss_temperature": (0.1,), "noise_std": (0.01, 0.2)}
+        own: dict[str, dict[str, tuple[float | None, ...]]] = {
             "paper": {**numbers, "learning_rate": (1e-2,), "temperature": (0.1, 0.01)},
-            "released": {**numbers, "learning_rate": (1e-4, 1e-2), "blend": (0.5,)},
-            "default": {**numbers, "learning_rate": (1e-3, 2e-3, 8e-3), "blend": (0.25, 0.75, 1.0)},
+            "released": {**numbers, "learning_rate": (1e-4, 1e-2), "limit": (0.1,)},
+            "default": {
+                "loss_temperature": (0.1,),
+                "noise_std": (0.055, 0.1, 0.5),
+                "learning_rate": (4e-3,),
+                "limit": (0.05, 0.2, 0.4, None),
+            },
         }
         bases = {"paper": PAPER_ADAPTATION, "released": RELEASED_ADAPTATION, "default": DEFAULT}
         for name, fields in own.items():
@@ -94,7 +99,7 @@ def settings(group: str) -> Iterator[tuple[str, Adaptation]]:
                     changed = {field: value}
                     yield f"{name}, {field} {value}", replace(bases[name], **changed)
         yield "tanh from identity", replace(RELEASED_ADAPTATION, identity_start=True)
-        yield "linear from identity, noise at input, rate 1e-3", replace(LINEAR_PROBE, identity_start=True)
+        yield "linear from identity, noise at input", replace(LINEAR_PROBE, identity_start=True)
 
 
 def encode(model: str, samples: Sequence[Sample], layers: int | None) -> list[ClassData]:
@@ -128,22 +133,20 @@ def study_one(path: str, chosen: Adaptation | None, seed: int) -> dict[str, obje
     """One setting and seed over all classes; None is training-free."""
     torch.set_num_threads(1)
     data: list[ClassData] = torch.load(path, weights_only=False)
-    rows, blended, fell = {}, {}, []
+    rows, fell = {}, []
     with torch.inference_mode():
         for one in data:
             text = one.text
             own = cosines(one.tokens, text.prototypes)
-            own = own[..., 1] - own[..., 0]
-            similarity = own
+            similarity = own[..., 1] - own[..., 0]
             if chosen is not None:
                 start = draw_start(chosen, text, one.tokens.shape[1], seed)
                 result = adapt(Adapter(text, chosen, start), one.tokens)
                 similarity = result.similarity
                 if chosen.steps > 1:
                     fell.append(float((result.losses[:, -1] < result.losses[:, 0]).float().mean()))
-                blended[one.name] = measure(one, (own + similarity) / 2)
             rows[one.name] = measure(one, similarity)
-    return {"classes": rows, "blended": blended, "loss_fell": statistics.mean(fell) if fell else 0.0}
+    return {"classes": rows, "loss_fell": statistics.mean(fell) if fell else 0.0}
 
 
 def run(options: argparse.Namespace) -> None:
@@ -196,21 +199,20 @@ def show(options: argparse.Namespace) -> None:
             if not free:
                 continue
             title = f"{kept['title']}, {'photographs' if real else kept['split'] + ' seeds'}"
-            print(f"\n## {title}\n\n| | {' | '.join(METRICS)} | blended AUROC | loss fell |\n|---|---|---|---|---|---|")
-            print(f"| training-free | {' | '.join(f'{value:.1f}' for value in free)} | | |")
+            print(f"\n## {title}\n\n| | {' | '.join(METRICS)} | loss fell |\n|---|---|---|---|---|")
+            print(f"| training-free | {' | '.join(f'{value:.1f}' for value in free)} | |")
             points: dict[str, dict[int, list[float]]] = defaultdict(dict)
             for name, chosen in ((f"{group}: {title}", one) for group in GROUPS for title, one in settings(group)):
                 found = [row for key, row in kept["rows"].items() if key.rpartition(" #")[0] == name]
                 if not found:
                     continue
                 measured = [means(row["classes"], real=real) for row in found]
-                blended = statistics.mean(means(row["blended"], real=real)[0] for row in found) - free[0]
                 cells = []
                 for values, own in zip(zip(*measured, strict=True), free, strict=True):
                     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
                     cells.append(f"{statistics.mean(values):.1f}{spread} ({statistics.mean(values) - own:+.1f})")
                 fell = 100 * statistics.mean(row["loss_fell"] for row in found)
-                print(f"| {name} | {' | '.join(cells)} | {blended:+.1f} | {fell:.0f} % |")
+                print(f"| {name} | {' | '.join(cells)} | {fell:.0f} % |")
                 if name.startswith("steps: "):
                     points[name.removeprefix("steps: ").rpartition(",")[0]][chosen.steps] = [row[0] for row in measured]
             for by_step in points.values():

@@ -51,7 +51,8 @@ class Adaptation:
         steps: of AdamW.
         learning_rate, weight_decay: of AdamW.
         noise_mean, noise_std: of the Gaussian noise.
-        blend: weight of the adapted tokens' cosines in the result, the rest is the training-free ones'; 1 is adapted alone.
+        limit: what adaptation adds to an image's cosines is scaled down until it varies over the patches by no more than this
+            share of what the training-free cosines vary (standard deviations); None leaves it as it is.
         temperature: of the softmax adapter.
         loss_temperature: cosines are divided by it in the losses.
     """
@@ -66,7 +67,7 @@ class Adaptation:
     weight_decay: float = 0.01
     noise_mean: float = 0.0
     noise_std: float = 0.055
-    blend: float = 0.5
+    limit: float | None = 0.1
     temperature: float = 1.0
     loss_temperature: float = 1.0
 
@@ -83,8 +84,8 @@ class Adaptation:
             least = "above 0" if "temperature" in field else "at least 0"
             if not (isinstance(value, int | float) and 0 <= value < math.inf and (value > 0 or least == "at least 0")):
                 raise UsageError(f"adaptation {field}: expected a finite number {least}, got {value!r}")
-        if not (isinstance(self.blend, int | float) and 0 <= self.blend <= 1):
-            raise UsageError(f"adaptation blend: expected a number from 0 to 1, got {self.blend!r}")
+        if self.limit is not None and not (isinstance(self.limit, int | float) and 0 <= self.limit < math.inf):
+            raise UsageError(f"adaptation limit: expected a finite number at least 0, or None, got {self.limit!r}")
         if not (isinstance(self.noise_mean, int | float) and math.isfinite(self.noise_mean)):
             raise UsageError(f"adaptation noise_mean: expected a finite number, got {self.noise_mean!r}")
 
@@ -148,15 +149,15 @@ class Recipe:
         return asdict(self)
 
 
-PAPER_ADAPTATION = Adaptation(adapter="softmax", identity_start=False, target="pseudo_label", blend=1.0)
-RELEASED_ADAPTATION = Adaptation(adapter="tanh", identity_start=False, noise_at="input", blend=1.0)
+PAPER_ADAPTATION = Adaptation(adapter="softmax", identity_start=False, target="pseudo_label", limit=None)
+RELEASED_ADAPTATION = Adaptation(adapter="tanh", identity_start=False, noise_at="input", limit=None)
 LINEAR_PROBE = replace(RELEASED_ADAPTATION, adapter="linear")  # Table 5
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(name="default"),
-    # The embedded models' own, measured in docs/models.md. AdamW moves each weight by about its rate whatever the width, and
-    # so a token of width C by about C times that: at width 192 the rate is three to four times that of width 640.
-    "mini": Recipe(name="mini", image_score="class_token", adaptation=Adaptation(learning_rate=4e-3)),
+    # The embedded models' own, measured in docs/models.md. Their tokens are about 20 long and 192 wide: the noise is a seventh
+    # of a token, as 0.055 is for one of width 640 and length 10.
+    "mini": Recipe(name="mini", image_score="class_token", adaptation=Adaptation(noise_std=0.2)),
     "paper": Recipe(name="paper", adaptation=PAPER_ADAPTATION),
     "released": Recipe(
         name="released",

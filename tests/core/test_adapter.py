@@ -135,7 +135,10 @@ def test_equals_a_loop_with_autograd_and_torchs_adamw(name):
             optimiser.step()
         _, adapted = oracle(image, text, settings, start.noise[0], *parameters)
         own, other = (F.normalize(p, dim=-1) @ (text.prototypes[1] - text.prototypes[0]) for p in (image, adapted.detach()))
-        torch.testing.assert_close(ours.similarity[i], own.lerp(other, settings.blend), atol=1e-5, rtol=0)
+        change = other - own
+        if settings.limit is not None:
+            change = change * min(1.0, float(settings.limit * own.std(correction=0) / change.std(correction=0)))
+        torch.testing.assert_close(ours.similarity[i], own + change, atol=1e-5, rtol=0)
         torch.testing.assert_close(ours.weight[i], parameters[0].detach(), atol=1e-5, rtol=0)
 
 
@@ -194,6 +197,31 @@ def test_seed(name):
     for wrong in (-1, 1.5, True, 2**63, "1", None):
         with pytest.raises(UsageError, match="seed: expected a whole number"):
             draw_start(settings, text, 9, wrong)
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.05, 0.2])
+def test_limit_on_the_change(limit):
+    """The change varies by the share of the map's own spread that the limit says, never by more, and keeps its shape."""
+    settings = replace(Adaptation(limit=None), learning_rate=0.05)
+    tokens, text, start = problem(3, 16, 6, 8, settings=settings)
+    own = F.normalize(tokens, dim=-1) @ (text.prototypes[1] - text.prototypes[0])
+    free = Adapter(text, settings, start).run(tokens).similarity - own
+    limited = Adapter(text, replace(settings, limit=limit), start).run(tokens).similarity - own
+    assert (free.std(dim=1) > 0.2 * own.std(dim=1)).all()
+    torch.testing.assert_close(limited.std(dim=1), limit * own.std(dim=1), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(limited, free * (limited.std(dim=1) / free.std(dim=1))[:, None], atol=1e-6, rtol=1e-4)
+    unlimited = Adapter(text, replace(settings, limit=1e6), start).run(tokens).similarity - own
+    torch.testing.assert_close(unlimited, free)
+
+
+@pytest.mark.parametrize("adapter", ["tanh", "linear"])
+def test_identity_start_changes_nothing_before_the_first_step(adapter):
+    settings = Adaptation(adapter=adapter, steps=0, limit=None)
+    tokens, text, start = problem(2, 9, 6, 8, settings=settings)
+    own = F.normalize(tokens, dim=-1) @ (text.prototypes[1] - text.prototypes[0])
+    torch.testing.assert_close(Adapter(text, settings, start).run(tokens).similarity, own, atol=1e-6, rtol=0)
+    with pytest.raises(UsageError, match="identity_start"):
+        Adaptation(adapter="softmax")
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -278,8 +306,9 @@ def test_compiled(name):
     [
         ("adapter", "relu"),
         ("identity_start", 1),
-        ("blend", 1.5),
-        ("blend", float("nan")),
+        ("limit", -0.1),
+        ("limit", float("nan")),
+        ("limit", "0.1"),
         ("noise_at", "middle"),
         ("target", "both"),
         ("steps", -1),

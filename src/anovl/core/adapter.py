@@ -48,7 +48,7 @@ class Adapted(NamedTuple):
 
     Attributes:
         similarity: [B, M], cosine with the abnormal prototype minus cosine with the normal one, after the last step and
-            blended; the tokens' own where an image's adaptation gave values that are not finite.
+            limited; the tokens' own where an image's adaptation gave values that are not finite.
         losses: [B, steps], before each step.
         failed: [B] bool, images whose adaptation gave values that are not finite.
         weight: [B, K, C] after the last step.
@@ -161,7 +161,7 @@ class Adapter:
                 bias.descend(by_bias)
         hidden = self._activate(self._logits(images.clean.x, weight.value, None if bias is None else bias.value))
         adapted = F.normalize(images.residual + self._times_value(hidden), dim=-1) @ self.direction
-        similarity = images.own + self.settings.blend * (adapted - images.own)
+        similarity = images.own + self._limited(adapted - images.own, images.own)
         failed = ~similarity.isfinite().all(dim=1)
         return Adapted(
             torch.where(failed[:, None], images.own, similarity),
@@ -169,6 +169,13 @@ class Adapter:
             failed,
             weight.value.expand(tokens.shape[0], -1, -1),
         )
+
+    def _limited(self, change: Tensor, own: Tensor) -> Tensor:
+        """The change of the cosines [B, M], scaled down to the limit."""
+        if self.settings.limit is None:
+            return change
+        spread, most = (values.std(dim=1, keepdim=True, correction=0) for values in (change, own))
+        return change * (self.settings.limit * most / spread.clamp(min=TINY)).clamp(max=1.0)
 
     def _times_value(self, hidden: Tensor) -> Tensor:
         """H V, [..., K] -> [..., C]."""
