@@ -164,6 +164,7 @@ def run(options: argparse.Namespace) -> None:
     for group in options.groups:
         seeds = options.seeds if group == "steps" else min(options.seeds, options.other_seeds)
         jobs += [(f"{group}: {title}", one, seed) for title, one in settings(group) for seed in range(seeds)]
+    jobs = [job for job in jobs if job[1] is None or any(text in job[0] for text in options.only)]
     out: Path = options.output
     out.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(out.read_text()) if out.exists() else {"title": options.title, "split": options.split, "rows": {}}
@@ -254,6 +255,7 @@ def main() -> None:
     measuring.add_argument("--per-class", type=int, default=8)
     measuring.add_argument("--layers", type=int, help="V-V over so many of the last layers; default all")
     measuring.add_argument("--groups", nargs="+", default=GROUPS, choices=GROUPS)
+    measuring.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="settings whose name has one of these in it")
     measuring.add_argument("--seeds", type=int, default=5)
     measuring.add_argument("--other-seeds", type=int, default=5, help="for parts and numbers")
     measuring.add_argument("--processes", type=int, default=2)

@@ -25,7 +25,7 @@ from anovl.errors import CheckpointError, OutputError, UnavailableError, UsageEr
 log = logging.getLogger(__name__)
 
 EMBEDDED = {  # name: sha256 of its weights
-    "mini": "ad15e605ebd5d59cad87bffae720d3bb1b810abcdff95f14c6538548e2082f5a",
+    "mini": "d1de4d72aa89a8253ee32e02e49b1d6cdccc61ff0880baafa6ac298f1edd5f89",
     "mini-captions": "3e6a64687dd9cf388c352134b9fef2933cdef2900ee55dd6d68cde61d7d17330",
 }
 CONFIG_FILE = "open_clip_config.json"

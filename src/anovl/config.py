@@ -157,7 +157,7 @@ RECIPES: dict[str, Recipe] = {
     "default": Recipe(name="default"),
     # The embedded models' own, measured in docs/models.md. Their tokens are about 20 long and 192 wide: the noise is a seventh
     # of a token, as 0.055 is for one of width 640 and length 10.
-    "mini": Recipe(name="mini", image_score="class_token", adaptation=Adaptation(noise_std=0.2)),
+    "mini": Recipe(name="mini", image_score="class_token_and_map_max", adaptation=Adaptation(noise_std=0.2)),
     "paper": Recipe(name="paper", adaptation=PAPER_ADAPTATION),
     "released": Recipe(
         name="released",
