@@ -85,15 +85,14 @@ def multiply_adds(name: str, patches: int, prompts: int, width: int, steps: int)
 def rivals(tokens: Tensor, text: TextFeatures) -> dict[str, Callable[[], object]]:
     """What takes turns: ours and the loops, whose results are compared first."""
     calls: dict[str, Callable[[], object]] = {}
-    for name, loop in (("paper", paper_loop), ("released", released_loop), ("default", None)):
+    for name, loop in (("paper", paper_loop), ("released", released_loop)):
         settings = RECIPES[name].adaptation
         start = draw_start(settings, text, tokens.shape[1], 0)
         adapter = Adapter(text, settings, start)
         calls[f"{name}, ours"] = partial(adapt, adapter, tokens)
-        if loop is not None:
-            calls[f"{name}, autograd loop"] = partial(loop, tokens, text, settings, start)
-            difference = (adapt(adapter, tokens).similarity - loop(tokens, text, settings, start)).abs().max()
-            print(f"{name}: largest difference of a cosine, ours and loop: {float(difference):.1e}")
+        calls[f"{name}, autograd loop"] = partial(loop, tokens, text, settings, start)
+        difference = (adapt(adapter, tokens).similarity - loop(tokens, text, settings, start)).abs().max()
+        print(f"{name}: largest difference of a cosine, ours and loop: {float(difference):.1e}")
     return calls
 
 

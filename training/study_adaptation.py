@@ -30,7 +30,7 @@ from torch import Tensor
 
 from anovl import AnoVL
 from anovl.backbones import load_backbone
-from anovl.config import LINEAR_PROBE, PAPER_ADAPTATION, RECIPES, RELEASED_ADAPTATION, Adaptation, recipe
+from anovl.config import LINEAR_PROBE, RELEASED_ADAPTATION, Adaptation, recipe
 from anovl.core.adapter import Adapter, adapt, draw_start
 from anovl.core.scoring import TextFeatures, cosines, to_image_size
 from anovl.data.synthetic import Sample
@@ -39,7 +39,8 @@ from anovl.metrics import auroc, f1_max, pro
 METRICS = ("pixel AUROC", "pixel F1max", "PRO")
 GROUPS = ("steps", "parts", "numbers")
 STEPS = (0, 1, 2, 3, 5, 10, 20)
-DEFAULT = RECIPES["mini"].adaptation  # the recommended one at the width of the embedded models
+PAPER_ADAPTATION = Adaptation()
+LIMITED = Adaptation(adapter="linear", identity_start=True, target="entropy", noise_std=0.2, limit=0.1)
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ def settings(group: str) -> Iterator[tuple[str, Adaptation]]:
         "paper": PAPER_ADAPTATION,
         "released": RELEASED_ADAPTATION,
         "linear probe": LINEAR_PROBE,
-        "default": DEFAULT,
+        "limited linear": LIMITED,
     }
     if group == "steps":
         for name, one in recipes.items():
             yield from ((f"{name}, {steps} steps", replace(one, steps=steps)) for steps in STEPS)
     elif group == "parts":
-        bases = {"softmax": PAPER_ADAPTATION, "tanh": RELEASED_ADAPTATION, "linear from identity": replace(DEFAULT, limit=None)}
+        bases = {"softmax": PAPER_ADAPTATION, "tanh": RELEASED_ADAPTATION, "linear from identity": replace(LIMITED, limit=None)}
         for (name, one), noise_at in product(bases.items(), ("output", "input")):
             for target, weight in (
                 ("pseudo_label", 1.0),
@@ -85,14 +86,14 @@ def settings(group: str) -> Iterator[tuple[str, Adaptation]]:
         own: dict[str, dict[str, tuple[float | None, ...]]] = {
             "paper": {**numbers, "learning_rate": (1e-2,), "temperature": (0.1, 0.01)},
             "released": {**numbers, "learning_rate": (1e-4, 1e-2), "limit": (0.1,)},
-            "default": {
+            "limited linear": {
                 "loss_temperature": (0.1,),
                 "noise_std": (0.055, 0.1, 0.5),
                 "learning_rate": (4e-3,),
                 "limit": (0.05, 0.2, 0.4, None),
             },
         }
-        bases = {"paper": PAPER_ADAPTATION, "released": RELEASED_ADAPTATION, "default": DEFAULT}
+        bases = {"paper": PAPER_ADAPTATION, "released": RELEASED_ADAPTATION, "limited linear": LIMITED}
         for name, fields in own.items():
             for field, values in fields.items():
                 for value in values:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from anovl.config import LINEAR_PROBE, PAPER_ADAPTATION, RELEASED_ADAPTATION
+from anovl.config import LINEAR_PROBE, RELEASED_ADAPTATION, Adaptation
 from anovl.core.adapter import Adapter, adapt, draw_start
 from anovl.core.scoring import cosines
 from anovl.detector import AnoVL
@@ -21,7 +21,7 @@ class AdaptationCost:
     """What one adaptation did and cost; means over the images, medians over the rounds.
 
     Attributes:
-        name: "recipe" (the detector's own), "paper", "released" or "linear probe".
+        name: "paper", "released" or "linear probe".
         losses: before each step.
         score_change: mean absolute change of the patch scores, in [0, 1].
         milliseconds: an image, beyond the training-free pass.
@@ -62,8 +62,7 @@ def adaptation_costs(
     text, encoder = detector.job(class_name).text, detector.method.encoder
     pixel_values = pixel_values.to(detector.backbone.device)
     tokens = encoder(pixel_values)[1]
-    own_settings = detector.recipe.adaptation
-    named = {"recipe": own_settings, "paper": PAPER_ADAPTATION, "released": RELEASED_ADAPTATION, "linear probe": LINEAR_PROBE}
+    named = {"paper": Adaptation(), "released": RELEASED_ADAPTATION, "linear probe": LINEAR_PROBE}
     adapters = {}
     for name, settings in named.items():
         chosen = replace(settings, steps=steps)

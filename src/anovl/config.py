@@ -36,7 +36,7 @@ def _check_choices(settings: Any, choices: dict[str, Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
-    """Test-time adaptation; the paper's (Eq. 9-11), the authors' code's, and what measured best (docs/adaptation.md).
+    """Test-time adaptation: the paper's (Eq. 9-11) by default, the authors' code's, and variants (docs/adaptation.md).
 
     T are the prompt tokens, of unit length; P the local tokens, |P| makes them unit. Letters as in `anovl.core.adapter`.
 
@@ -57,17 +57,17 @@ class Adaptation:
         loss_temperature: cosines are divided by it in the losses.
     """
 
-    adapter: AdapterKind = "linear"
-    identity_start: bool = True
+    adapter: AdapterKind = "softmax"
+    identity_start: bool = False
     noise_at: NoisePlace = "output"
-    target: AdaptationTarget = "entropy"
+    target: AdaptationTarget = "pseudo_label"
     noise_weight: float = 1.0
     steps: int = 5
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     noise_mean: float = 0.0
     noise_std: float = 0.055
-    limit: float | None = 0.1
+    limit: float | None = None
     temperature: float = 1.0
     loss_temperature: float = 1.0
 
@@ -149,16 +149,13 @@ class Recipe:
         return asdict(self)
 
 
-PAPER_ADAPTATION = Adaptation(adapter="softmax", identity_start=False, target="pseudo_label", limit=None)
-RELEASED_ADAPTATION = Adaptation(adapter="tanh", identity_start=False, noise_at="input", limit=None)
+RELEASED_ADAPTATION = Adaptation(adapter="tanh", noise_at="input", target="entropy")
 LINEAR_PROBE = replace(RELEASED_ADAPTATION, adapter="linear")  # Table 5
 
 RECIPES: dict[str, Recipe] = {
     "default": Recipe(name="default"),
-    # The embedded models' own, measured in docs/models.md. Their tokens are about 20 long and 192 wide: the noise is a seventh
-    # of a token, as 0.055 is for one of width 640 and length 10.
-    "mini": Recipe(name="mini", image_score="class_token_and_map_max", adaptation=Adaptation(noise_std=0.2)),
-    "paper": Recipe(name="paper", adaptation=PAPER_ADAPTATION),
+    "mini": Recipe(name="mini", image_score="class_token_and_map_max"),  # the embedded models' own; measured in docs/models.md
+    "paper": Recipe(name="paper"),
     "released": Recipe(
         name="released",
         interpolation="bilinear",

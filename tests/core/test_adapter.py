@@ -18,7 +18,8 @@ from anovl.errors import UsageError
 COMBINATIONS = list(
     itertools.product(("softmax", "tanh", "linear"), ("input", "output"), ("pseudo_label", "entropy", "none"), (1.0, 0.3))
 )
-NAMED = {name: RECIPES[name].adaptation for name in ("default", "paper", "released")} | {"linear probe": LINEAR_PROBE}
+LIMITED = Adaptation(adapter="linear", identity_start=True, target="entropy", limit=0.1)
+NAMED = {name: RECIPES[name].adaptation for name in ("paper", "released")} | {"probe": LINEAR_PROBE, "limited": LIMITED}
 
 
 def oracle(tokens, text, settings, noise, weight, bias=None):
@@ -202,7 +203,7 @@ def test_seed(name):
 @pytest.mark.parametrize("limit", [0.0, 0.05, 0.2])
 def test_limit_on_the_change(limit):
     """The change varies by the share of the map's own spread that the limit says, never by more, and keeps its shape."""
-    settings = replace(Adaptation(limit=None), learning_rate=0.05)
+    settings = replace(LIMITED, limit=None, learning_rate=0.05)
     tokens, text, start = problem(3, 16, 6, 8, settings=settings)
     own = F.normalize(tokens, dim=-1) @ (text.prototypes[1] - text.prototypes[0])
     free = Adapter(text, settings, start).run(tokens).similarity - own
@@ -216,12 +217,12 @@ def test_limit_on_the_change(limit):
 
 @pytest.mark.parametrize("adapter", ["tanh", "linear"])
 def test_identity_start_changes_nothing_before_the_first_step(adapter):
-    settings = Adaptation(adapter=adapter, steps=0, limit=None)
+    settings = Adaptation(adapter=adapter, identity_start=True, steps=0)
     tokens, text, start = problem(2, 9, 6, 8, settings=settings)
     own = F.normalize(tokens, dim=-1) @ (text.prototypes[1] - text.prototypes[0])
     torch.testing.assert_close(Adapter(text, settings, start).run(tokens).similarity, own, atol=1e-6, rtol=0)
     with pytest.raises(UsageError, match="identity_start"):
-        Adaptation(adapter="softmax")
+        Adaptation(adapter="softmax", identity_start=True)
 
 
 @pytest.mark.parametrize("name", NAMED)

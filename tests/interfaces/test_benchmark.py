@@ -19,7 +19,7 @@ def test_table_of_adaptations_on_drawn_pictures():
     assert result.exit_code == 0, result.stderr
     rows = {
         name: next(line for line in result.stdout.splitlines() if line.startswith(name))
-        for name in ("recipe", "paper", "released", "linear probe")
+        for name in ("paper", "released", "linear probe")
     }
     for name, line in rows.items():
         numbers = [float(part) for part in line.removeprefix(name).split()]
@@ -35,8 +35,7 @@ def test_json_of_own_images(golden_name, tmp_path):
     command = [tmp_path, "--class-name", "nut", "--model", golden_name, "--rounds", 1, "--steps", 2, "--device", "cpu", "--json"]
     facts = json.loads(run(*command).stdout)
     assert facts["batch"] == 3
-    own, paper, released, linear = facts["adaptations"]
-    assert own["losses"][0] == pytest.approx(2 * np.log(2), abs=0.02)
+    paper, released, linear = facts["adaptations"]
     assert paper["state_mb"] == pytest.approx(3 * 4 * 924 * 48 / 1e6)
     assert released["state_mb"] == pytest.approx(3 * 4 * 924 * 49 / 1e6)
     assert linear["state_mb"] == pytest.approx(3 * 4 * 48 * 49 / 1e6)
