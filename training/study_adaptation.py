@@ -217,23 +217,23 @@ def show(options: argparse.Namespace) -> None:
                 print(f"| {name} | {' | '.join(cells)} | {fell:.0f} % |")
                 if name.startswith("steps: "):
                     points[name.removeprefix("steps: ").rpartition(",")[0]][chosen.steps] = [row[0] for row in measured]
-            for by_step in points.values():
-                by_step[0] = [free[0]]
-            curves[title] = points
+            curves[title] = (free[0], points)
     if options.plot:
         _plot(curves, options.plot)
 
 
-def _plot(curves: dict[str, dict[str, dict[int, list[float]]]], path: Path) -> None:
+def _plot(curves: dict[str, tuple[float, dict[str, dict[int, list[float]]]]], path: Path) -> None:
+    """Pixel AUROC over steps, a panel a model and set of pictures; the dashed line is training-free."""
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3.2), squeeze=False)
-    for axis, (title, points) in zip(axes[0], curves.items(), strict=True):
+    for axis, (title, (free, points)) in zip(axes[0], curves.items(), strict=True):
         for name, by_step in points.items():
             steps = sorted(by_step)
             centre = [statistics.mean(by_step[step]) for step in steps]
             spread = [statistics.stdev(by_step[step]) if len(by_step[step]) > 1 else 0.0 for step in steps]
             axis.errorbar(steps, centre, spread, marker=".", capsize=2, label=name)
+        axis.axhline(free, linestyle="--", color="grey", linewidth=1, label="training-free")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("steps")
         axis.grid(alpha=0.3)

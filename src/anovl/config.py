@@ -22,7 +22,7 @@ DEFAULT_RECIPE = "default"
 DEFAULT_THRESHOLD = 0.5  # CLIP's own decision: abnormal nearer than normal
 DISPLAY_SIDE = 1600  # longest side of an overlay, and of the copy of a picture kept for it
 ADAPTATION_MEMORY = 1024**3  # a batch adapts in parts of about so many bytes
-CPU_ADAPTATION_MEMORY = 48 * 1024**2  # on a CPU in parts that stay near its caches: a third faster than all at once
+CPU_ADAPTATION_MEMORY = 48 * 1024**2  # on a CPU in parts that stay near its caches
 MAX_IMAGE_PIXELS = 178_956_970  # where Pillow itself refuses; 100-megapixel cameras pass
 MAX_IMAGE_BYTES = 512 * 1024 * 1024
 
