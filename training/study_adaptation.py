@@ -238,7 +238,7 @@ def _plot(curves: dict[str, tuple[float, dict[str, dict[int, list[float]]]]], pa
         axis.set_xlabel("steps")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("pixel AUROC (%)")
-    axes[0][0].legend(fontsize=8)
+    axes[0][0].legend(fontsize=8, loc="lower left")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
