@@ -44,6 +44,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python benchmarks/encoder.py
+	$(BIN)/python benchmarks/adaptation.py
 	$(BIN)/python benchmarks/synth.py
 
 clean:

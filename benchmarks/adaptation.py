@@ -10,13 +10,13 @@ the same round.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
+from common import parser, random_model
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -98,22 +98,11 @@ def rivals(tokens: Tensor, text: TextFeatures) -> dict[str, Callable[[], object]
 
 def main() -> None:
     """Parse, measure, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="ViT-B-16-plus-240")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--device", default="cpu")
+    args = options.parse_args()
     torch.set_num_threads(args.threads)
-    import open_clip
-
-    from anovl.backbones import Backbone
-
-    torch.manual_seed(0)
-    clip = open_clip.create_model(args.arch, pretrained=None, load_weights=False, device=args.device).eval()
-    backbone = Backbone.from_clip(clip, open_clip.get_tokenizer(args.arch), name=args.arch, weights_id="random")
-    encoder = backbone.encoder("vv")
+    encoder = random_model(args.arch, args.device)[1].encoder("vv")
     pixels = torch.randn(args.batch, 3, *encoder.image_size, device=args.device)
     with torch.inference_mode():
         tokens = encoder(pixels)[1]

@@ -18,18 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import parser, random_model
 from torch import Tensor
 
 
 def rivals(arch: str) -> tuple[dict[str, Callable[[Tensor], object]], int]:
     """The calls to compare, on one model with random weights, and its input size."""
-    import open_clip
-
-    from anovl.backbones import Backbone
-
-    torch.manual_seed(0)
-    clip = open_clip.create_model(arch, pretrained=None, load_weights=False).eval()
-    backbone = Backbone.from_clip(clip, open_clip.get_tokenizer(arch), name=arch, weights_id="random")
+    clip, backbone = random_model(arch)
     calls: dict[str, Callable[[Tensor], object]] = {"open_clip encode_image": clip.encode_image}
     calls["two paths (vv, all layers)"] = backbone.encoder("vv")
     calls["original path alone"] = backbone.encoder("vv").encode_class
@@ -64,14 +59,10 @@ def _status(field: str) -> int:
 
 def main() -> None:
     """Parse, measure, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="ViT-B-16-plus-240")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--no-memory", action="store_true")
+    options.add_argument("--memory-of", help=argparse.SUPPRESS)
+    args = options.parse_args()
     torch.set_num_threads(args.threads)
     if args.memory_of:
         measure_memory(args.arch, args.batch, args.memory_of)
