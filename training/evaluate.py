@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -43,6 +43,11 @@ class Scored:
     mask: np.ndarray
     defect: str | None
     class_name: str
+
+
+def load(model: str) -> Backbone:
+    """A model folder, or an embedded model by its name."""
+    return load_backbone(f"local-dir:{model}" if Path(model).is_dir() else model)
 
 
 def held_out_samples(split: str, per_class: int) -> list[Sample]:
@@ -110,9 +115,12 @@ def figures(scored: Sequence[Scored], image_score: str) -> tuple[float, float, f
     return 100 * image, 100 * pixel, 100 * pro(maps, masks)
 
 
-def by_class(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
+Shown = TypeVar("Shown", Scored, Sample)
+
+
+def by_class(scored: Sequence[Shown]) -> dict[str, list[Shown]]:
     """In the order of the classes."""
-    groups: dict[str, list[Scored]] = defaultdict(list)
+    groups: dict[str, list[Shown]] = defaultdict(list)
     for one in scored:
         groups[one.class_name].append(one)
     return groups
@@ -195,8 +203,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="also the rows of Tables 3 and 4")
     parser.add_argument("--real", action="append", default=[], metavar="FOLDER:CLASS")
     options = parser.parse_args()
-    name = f"local-dir:{options.model}" if Path(options.model).is_dir() else options.model
-    backbone = load_backbone(name)
+    backbone = load(options.model)
     detector = AnoVL(backbone, recipe="default")
     if options.per_class:
         samples = held_out_samples(options.split, options.per_class)

@@ -2,7 +2,7 @@
 
     python training/study_adaptation.py run runs/captions/model --title captions -o study/captions.json [--split verdict]
     python training/study_adaptation.py run mini --title mini --real ../shared/data/hazelnut:hazelnut -o study/mini.json
-    python training/study_adaptation.py show study/*.json [--plot docs/images/adaptation.svg]
+    python training/study_adaptation.py show study/*.json [--plot docs/images/adaptation.png]
 
 Drawn pictures come from the seeds of evaluate.py. What is measured is kept in the file at once: run again to go on.
 """
@@ -24,15 +24,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from evaluate import SEEDS, held_out_samples, real_samples
+from evaluate import SEEDS, by_class, held_out_samples, load, real_samples
 from PIL import Image
 from torch import Tensor
 
 from anovl import AnoVL
-from anovl.backbones import load_backbone
-from anovl.config import LINEAR_PROBE, RELEASED_ADAPTATION, Adaptation, recipe
+from anovl.config import LINEAR_PROBE, RELEASED_ADAPTATION, Adaptation
 from anovl.core.adapter import Adapter, adapt, draw_start
-from anovl.core.scoring import TextFeatures, cosines, to_image_size
+from anovl.core.scoring import TextFeatures, anomaly_score, to_image_size
 from anovl.data.synthetic import Sample
 from anovl.metrics import auroc, f1_max, pro
 
@@ -93,25 +92,21 @@ def settings(group: str) -> Iterator[tuple[str, Adaptation]]:
                 "limit": (0.05, 0.2, 0.4, None),
             },
         }
-        bases = {"paper": PAPER_ADAPTATION, "released": RELEASED_ADAPTATION, "limited linear": LIMITED}
         for name, fields in own.items():
             for field, values in fields.items():
                 for value in values:
                     changed = {field: value}
-                    yield f"{name}, {field} {value}", replace(bases[name], **changed)
+                    yield f"{name}, {field} {value}", replace(recipes[name], **changed)
         yield "tanh from identity", replace(RELEASED_ADAPTATION, identity_start=True)
         yield "linear from identity, noise at input", replace(LINEAR_PROBE, identity_start=True)
 
 
-def encode(model: str, samples: Sequence[Sample], layers: int | None) -> list[ClassData]:
-    """One pass of the encoder, V-V over the last layers; everything else is measured on its tokens."""
-    backbone = load_backbone(f"local-dir:{model}" if Path(model).is_dir() else model)
-    detector = AnoVL(backbone, recipe=recipe("default", layers=layers))
-    groups: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        groups[sample.class_name].append(sample)
+def encode(model: str, samples: Sequence[Sample]) -> list[ClassData]:
+    """One pass of the encoder; everything else is measured on its tokens."""
+    backbone = load(model)
+    detector = AnoVL(backbone, recipe="default")
     data = []
-    for name, group in groups.items():
+    for name, group in by_class(samples).items():
         tokens = [detector.encode(detector.preprocess(Image.fromarray(one.image))[None])[1] for one in group]
         text = detector.job(name).text
         grid = detector.method.encoder.grid
@@ -119,15 +114,15 @@ def encode(model: str, samples: Sequence[Sample], layers: int | None) -> list[Cl
     return data
 
 
-def measure(data: ClassData, similarity: Tensor) -> tuple[float, float, float]:
-    """The metrics of a class, maps at the size of the masks."""
-    grids = torch.sigmoid(data.logit_scale * similarity).unflatten(1, data.grid)
+def measure(data: ClassData, scores: Tensor) -> tuple[float, float, float]:
+    """The metrics of a class from its patch scores [N, M], maps at the size of the masks."""
+    grids = scores.unflatten(1, data.grid)
     maps = [
         to_image_size(grid[None], mask.shape, align_corners=False)[0].numpy()
         for grid, mask in zip(grids, data.masks, strict=True)
     ]
-    scores, labels = np.concatenate([m.ravel() for m in maps]), np.concatenate([m.ravel() for m in data.masks])
-    return auroc(scores, labels), f1_max(scores, labels), pro(maps, data.masks)
+    pixels, labels = np.concatenate([m.ravel() for m in maps]), np.concatenate([m.ravel() for m in data.masks])
+    return auroc(pixels, labels), f1_max(pixels, labels), pro(maps, data.masks)
 
 
 def study_one(path: str, chosen: Adaptation | None, seed: int) -> dict[str, object]:
@@ -137,35 +132,33 @@ def study_one(path: str, chosen: Adaptation | None, seed: int) -> dict[str, obje
     rows, fell = {}, []
     with torch.inference_mode():
         for one in data:
-            text = one.text
-            own = cosines(one.tokens, text.prototypes)
-            similarity = own[..., 1] - own[..., 0]
-            if chosen is not None:
-                start = draw_start(chosen, text, one.tokens.shape[1], seed)
-                result = adapt(Adapter(text, chosen, start), one.tokens)
-                similarity = result.similarity
+            if chosen is None:
+                scores = anomaly_score(one.tokens, one.text.prototypes, one.logit_scale)
+            else:
+                start = draw_start(chosen, one.text, one.tokens.shape[1], seed)
+                result = adapt(Adapter(one.text, chosen, start), one.tokens)
+                scores = torch.sigmoid(one.logit_scale * result.similarity)
                 if chosen.steps > 1:
                     fell.append(float((result.losses[:, -1] < result.losses[:, 0]).float().mean()))
-            rows[one.name] = measure(one, similarity)
+            rows[one.name] = measure(one, scores)
     return {"classes": rows, "loss_fell": statistics.mean(fell) if fell else 0.0}
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure what is not in the file yet."""
     samples = held_out_samples(options.split, options.per_class)
-    data = encode(options.model, samples, options.layers)
+    data = encode(options.model, samples)
     for real in options.real:
         folder, _, name = real.rpartition(":")
         found = real_samples(Path(folder), name)
         kinds = {one.defect for one in found if one.defect}
         for kind in sorted(kinds):  # as the figures of evaluate.py: the pictures with that defect
             some = [replace(one, class_name=name) for one in found if one.defect == kind]
-            data += [replace(one, name=f"real: {name}, {kind}") for one in encode(options.model, some, options.layers)]
+            data += [replace(one, name=f"real: {name}, {kind}") for one in encode(options.model, some)]
     jobs: list[tuple[str, Adaptation | None, int]] = [("training-free", None, 0)]
     for group in options.groups:
         seeds = options.seeds if group == "steps" else min(options.seeds, options.other_seeds)
         jobs += [(f"{group}: {title}", one, seed) for title, one in settings(group) for seed in range(seeds)]
-    jobs = [job for job in jobs if job[1] is None or any(text in job[0] for text in options.only)]
     out: Path = options.output
     out.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(out.read_text()) if out.exists() else {"title": options.title, "split": options.split, "rows": {}}
@@ -254,9 +247,7 @@ def main() -> None:
     measuring.add_argument("--output", "-o", type=Path, required=True)
     measuring.add_argument("--split", choices=tuple(SEEDS), default="validation")
     measuring.add_argument("--per-class", type=int, default=8)
-    measuring.add_argument("--layers", type=int, help="V-V over so many of the last layers; default all")
     measuring.add_argument("--groups", nargs="+", default=GROUPS, choices=GROUPS)
-    measuring.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="settings whose name has one of these in it")
     measuring.add_argument("--seeds", type=int, default=5)
     measuring.add_argument("--other-seeds", type=int, default=5, help="for parts and numbers")
     measuring.add_argument("--processes", type=int, default=2)
