@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anovl.config import LINEAR_PROBE, RELEASED_ADAPTATION, Adaptation
 from anovl.core.adapter import Adapter, adapt, draw_start
-from anovl.core.scoring import cosines
+from anovl.core.scoring import anomaly_score
 from anovl.detector import AnoVL
 
 
@@ -75,8 +75,7 @@ def adaptation_costs(
             if number == 0:
                 spent.clear()
     whole = times["training-free"]
-    own = cosines(tokens, text.prototypes)
-    before = torch.sigmoid(detector.method.logit_scale * (own[..., 1] - own[..., 0]))
+    before = anomaly_score(tokens, text.prototypes, detector.method.logit_scale)
     rows = []
     for name, adapter in adapters.items():
         result = adapt(adapter, tokens)

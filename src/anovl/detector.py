@@ -17,7 +17,7 @@ from torch import Tensor
 from anovl.backbones import Backbone, load_backbone
 from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, OutputSize, Recipe
 from anovl.config import recipe as make_recipe
-from anovl.core.adapter import Adapter, draw_start
+from anovl.core.adapter import Adapter, check_seeds, draw_start
 from anovl.core.prompts import PromptSet, Wording, build_prompts
 from anovl.core.scoring import Scores, TextFeatures, smooth, to_image_size
 from anovl.data.images import ImageLimits
@@ -224,9 +224,7 @@ class AnoVL:
         """One adaptation of the class a seed."""
         if not isinstance(adapt, bool | Adaptation):
             raise UsageError(f"adapt: expected True, False or an Adaptation, got {adapt!r}")
-        seeds = list(seed) if isinstance(seed, Sequence) else [seed]
-        if not seeds or len(set(seeds)) < len(seeds):
-            raise UsageError(f"seed: expected one whole number or several different ones, got {seed!r}")
+        seeds = check_seeds(seed)
         if adapt is False:
             return ()
         settings = self.recipe.adaptation if adapt is True else adapt

@@ -102,16 +102,15 @@ def test_patch_scores_and_map(predictions, released):
         close(torch.from_numpy(prediction.anomaly_map), released[f"tfa_map/{k}"])
 
 
-def adapted(released, k, settings, start):
-    text = TextFeatures(released["text_prototypes/bottle"], released["text_tokens/bottle"])
-    return Adapter(text, settings, start).run(released["patch_tokens"][k : k + 1])
+def bottle_adapter(released, settings, start):
+    return Adapter(TextFeatures(released["text_prototypes/bottle"], released["text_tokens/bottle"]), settings, start)
 
 
 @pytest.mark.parametrize("k", range(3))
 def test_adaptation_of_the_released_code(k, ours, released):
     settings = RECIPES["released"].adaptation
     start = Start(*(released[f"tta_{name}/{k}"] for name in ("init_weight", "init_bias", "noise")))
-    result = adapted(released, k, settings, start)
+    result = bottle_adapter(released, settings, start).run(released["patch_tokens"][k : k + 1])
     close(result.losses[0].double(), released[f"tta_losses/{k}"])
     grid = torch.sigmoid(result.similarity).view_as(released[f"tta_patch_scores/{k}"][None])
     close(grid[0], released[f"tta_patch_scores/{k}"])
@@ -125,7 +124,8 @@ def test_adaptation_of_the_released_code(k, ours, released):
 def test_adaptation_of_the_paper(k, golden_dir, released):
     golden = load_file(golden_dir / "ablations.safetensors")
     start = Start(released["text_tokens/bottle"], None, golden[f"paper_tta_noise/{k}"])
-    result = adapted(released, k, RECIPES["paper"].adaptation, start)
+    adapter, tokens = bottle_adapter(released, RECIPES["paper"].adaptation, start), released["patch_tokens"][k : k + 1]
+    result = adapter.run(tokens)
     close(result.losses[0].double(), golden[f"paper_tta_losses/{k}"])
-    close(result.weight[0], golden[f"paper_tta_weight/{k}"])
+    close(adapter._fit(adapter._images(tokens))[0][0], golden[f"paper_tta_weight/{k}"])
     close(torch.sigmoid(result.similarity).view_as(golden[f"paper_tta_patch_scores/{k}"]), golden[f"paper_tta_patch_scores/{k}"])

@@ -106,6 +106,7 @@ def predict(
     from anovl.checkpoints import own_settings
     from anovl.config import DEFAULT_RECIPE
     from anovl.config import recipe as make_recipe
+    from anovl.core.adapter import check_seeds
     from anovl.core.prompts import build_prompts, similar_known_class
     from anovl.data.images import ImageLimits
     from anovl.devices import pick_device, pick_dtype
@@ -117,6 +118,7 @@ def predict(
     pick_dtype(dtype)
     chosen_recipe = None if recipe is None else make_recipe(recipe)
     _adapted(chosen_recipe or make_recipe(), adapt_steps)
+    seeds = check_seeds(seed or 0)
     chosen_words = words.wording(
         method_class(method).wording,
         domain=domain,
@@ -140,7 +142,7 @@ def predict(
         "save": sorted(kinds) if folder else [],
         "map_format": map_format,
         "output_size": output_size,
-        "seed": (seed or [0]) if adapt else None,  # nothing is drawn at random without adaptation
+        "seed": list(seeds) if adapt else None,  # nothing is drawn at random without adaptation
     }
     if dry_run:
         checkpoint = check_available(model, arch=arch, cache_dir=cache_dir)
@@ -175,7 +177,7 @@ def predict(
             wording=chosen_words,
             output_size=output_size,  # type: ignore[arg-type]
             adapt=_adapted(detector.recipe, adapt_steps).adaptation if adapt else False,
-            seed=seed or 0,
+            seed=seeds,
         ),
         source=source,
         folder=folder,

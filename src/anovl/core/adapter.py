@@ -15,6 +15,7 @@ Everything is closed form and tensor in, tensor out: it runs under inference mod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,13 +52,26 @@ class Adapted(NamedTuple):
             limited; the tokens' own where an image's adaptation gave values that are not finite.
         losses: [B, steps], before each step.
         failed: [B] bool, images whose adaptation gave values that are not finite.
-        weight: [B, K, C] after the last step.
     """
 
     similarity: Tensor
     losses: Tensor
     failed: Tensor
-    weight: Tensor
+
+
+def check_seeds(seed: int | Sequence[int]) -> tuple[int, ...]:
+    """One seed or several as a tuple.
+
+    Raises:
+        UsageError: one is no whole number from 0 to 2**63 - 1, or two are the same, or there is none.
+    """
+    seeds = tuple(seed) if isinstance(seed, Sequence) else (seed,)
+    for one in seeds:
+        if isinstance(one, bool) or not isinstance(one, int) or not 0 <= one < 2**63:
+            raise UsageError(f"seed: expected a whole number from 0 to 2**63 - 1, got {one!r}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UsageError(f"seed: expected one whole number or several different ones, got {seed!r}")
+    return seeds
 
 
 def draw_start(settings: Adaptation, text: TextFeatures, patches: int, seed: int) -> Start:
@@ -74,8 +88,7 @@ def draw_start(settings: Adaptation, text: TextFeatures, patches: int, seed: int
     Raises:
         UsageError: the seed is none.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise UsageError(f"seed: expected a whole number from 0 to 2**63 - 1, got {seed!r}")
+    check_seeds(seed)
     generator = torch.Generator().manual_seed(seed)
     tokens = text.tokens.float()
     rows, width = tokens.shape
@@ -150,6 +163,15 @@ class Adapter:
         if tokens.ndim != 3 or tokens.shape[1:] != expected:
             raise UsageError(f"tokens: expected [B, {expected[0]}, {expected[1]}], got {list(tokens.shape)}")
         images = self._images(tokens.to(self.start.weight.dtype))
+        weight, bias, losses = self._fit(images)
+        hidden = self._activate(self._logits(images.clean.x, weight, bias))
+        adapted = F.normalize(images.residual + self._times_value(hidden), dim=-1) @ self.direction
+        similarity = images.own + self._limited(adapted - images.own, images.own)
+        failed = ~similarity.isfinite().all(dim=1)
+        return Adapted(torch.where(failed[:, None], images.own, similarity), losses, failed)
+
+    def _fit(self, images: _Images) -> tuple[Tensor, Tensor | None, Tensor]:
+        """W [B, K, C] and b [B, K] after the last step, as they start where there is none; losses [B, steps]."""
         weight = _AdamW(self.start.weight, self.settings)
         bias = None if self.start.bias is None else _AdamW(self.start.bias, self.settings)
         losses = []
@@ -159,16 +181,8 @@ class Adapter:
             weight.descend(by_weight)
             if bias is not None:
                 bias.descend(by_bias)
-        hidden = self._activate(self._logits(images.clean.x, weight.value, None if bias is None else bias.value))
-        adapted = F.normalize(images.residual + self._times_value(hidden), dim=-1) @ self.direction
-        similarity = images.own + self._limited(adapted - images.own, images.own)
-        failed = ~similarity.isfinite().all(dim=1)
-        return Adapted(
-            torch.where(failed[:, None], images.own, similarity),
-            torch.stack(losses, dim=1) if losses else tokens.new_empty(tokens.shape[0], 0),
-            failed,
-            weight.value.expand(tokens.shape[0], -1, -1),
-        )
+        every = torch.stack(losses, dim=1) if losses else images.own.new_empty(images.own.shape[0], 0)
+        return weight.value, None if bias is None else bias.value, every
 
     def _limited(self, change: Tensor, own: Tensor) -> Tensor:
         """The change of the cosines [B, M], scaled down to the limit."""

@@ -53,18 +53,16 @@ class AnoVLMethod:
                 for view in views.augmented_views(pixel_values)
             ]
             class_score = torch.stack([class_score, *others]).mean(dim=0)
-        if not adapters:
-            patch_scores = anomaly_score(local_tokens, text.prototypes, self.logit_scale).unflatten(1, self.encoder.grid)
-            return Scores(picture_score(self.recipe.image_score, class_score, patch_scores), patch_scores)
-        grids = [self._adapted(adapter, local_tokens) for adapter in adapters]
+        scored = [self._adapted(adapter, local_tokens) for adapter in adapters]
+        scored = scored or [anomaly_score(local_tokens, text.prototypes, self.logit_scale)]
+        grids = [scores.unflatten(1, self.encoder.grid) for scores in scored]
         images = torch.stack([picture_score(self.recipe.image_score, class_score, grid) for grid in grids])
         patches = torch.stack(grids)
-        if len(grids) == 1:
-            return Scores(images[0], patches[0])
-        return Scores(images.mean(dim=0), patches.mean(dim=0), images.std(dim=0), patches.std(dim=0))
+        spread = (images.std(dim=0), patches.std(dim=0)) if len(grids) > 1 else (None, None)
+        return Scores(images.mean(dim=0), patches.mean(dim=0), *spread)
 
     def _adapted(self, adapter: Adapter, local_tokens: Tensor) -> Tensor:
-        """Eq. (2) on adapted tokens, [B, h, w]."""
+        """Eq. (2) on adapted tokens, [B, M]."""
         adapted = adapt(adapter, local_tokens)
         if adapted.failed.any():
             log.warning(
@@ -73,5 +71,4 @@ class AnoVLMethod:
                 int(adapted.failed.sum()),
                 len(local_tokens),
             )
-        grid = adapted.similarity.view(-1, *self.encoder.grid)
-        return torch.sigmoid(self.logit_scale * grid)
+        return torch.sigmoid(self.logit_scale * adapted.similarity)
