@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
@@ -27,7 +27,7 @@ from anovl.engine import local
 from anovl.engine.text import TextCache
 from anovl.errors import AnovlError, UsageError
 from anovl.methods import make_method
-from anovl.results import Prediction
+from anovl.results import FloatArray, Prediction
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class AnoVL:
             raise UsageError(f"threshold: expected a value in [0, 1], got {threshold}")
         self.backbone = backbone
         self.recipe = make_recipe(backbone.recipe if recipe is None else recipe)
+        self.method_name = method
         self.method = make_method(method, backbone, self.recipe)
         self.threshold = threshold
         self.limits = limits or ImageLimits()
@@ -117,6 +118,12 @@ class AnoVL:
             mean=backbone.mean,
             std=backbone.std,
         )
+
+    def anomaly_map(self, patch_scores: Tensor, size: tuple[int, int]) -> FloatArray:
+        """The map [H, W] of a patch grid [h, w] at a size, smoothed and up-sampled as the recipe says."""
+        settings, grid = self.method.recipe, patch_scores[None]
+        maps = to_image_size(smooth(grid) if settings.smoothing else grid, size, align_corners=settings.align_corners)
+        return cast("FloatArray", maps[0].numpy())
 
     def prompts(self, class_name: str, wording: Wording | None = None) -> PromptSet:
         """The sentences used for a class; default: the method's own words."""
@@ -263,10 +270,8 @@ class DetectionJob:
     def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Prediction:
         """Patch grid to map, scores to a Prediction."""
         start = time.perf_counter()
-        settings = self.detector.recipe
-        grid = scores.patch_scores[None]
         target = size if self.output_size == "image" else self.detector.backbone.image_size
-        anomaly_map = to_image_size(smooth(grid) if settings.smoothing else grid, target, align_corners=settings.align_corners)
+        anomaly_map = self.detector.anomaly_map(scores.patch_scores, target)
         timings["upsample"] = (time.perf_counter() - start) * 1000
         return Prediction(
             image_path=str(item.image) if isinstance(item.image, str | Path) else None,
@@ -274,10 +279,10 @@ class DetectionJob:
             class_name=self.class_name,
             pred_score=float(scores.image_score),
             threshold=self.detector.threshold,
-            anomaly_map=anomaly_map[0].numpy(),
+            anomaly_map=anomaly_map,
             patch_scores=scores.patch_scores.numpy(),
-            pred_score_std=None if scores.image_std is None else float(scores.image_std),
-            patch_scores_std=None if scores.patch_std is None else scores.patch_std.numpy(),
+            pred_score_std=None if scores.image_seeds is None else float(scores.image_seeds.std()),
+            patch_scores_std=None if scores.patch_seeds is None else scores.patch_seeds.std(dim=0).numpy(),
             timings_ms=timings,
             score_range=self.detector.score_range,
         )

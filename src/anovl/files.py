@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from anovl.errors import AnovlError, OutputError
+from anovl.errors import AnovlError, OutputError, UsageError
 
 TEMPORARY_PREFIX = ".anovl-"
 ROWS, ERRORS, RUN = "predictions.jsonl", "errors.jsonl", "run.json"  # in a run's output folder
@@ -41,3 +43,47 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written ({reason})") from exc
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write an indented JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to go on in a folder whose run.json records other settings. Changes nothing; no run.json is no objection.
+
+    Raises:
+        UsageError: a setting differs; the message names each.
+        OutputError: the file is not a run.json of this package.
+    """
+    path = folder / RUN
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        keys = sorted({*before.keys(), *settings})
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise OutputError(f"{path}: not a run.json of anovl; name another folder") from exc
+    now = json.loads(json.dumps(settings))
+    other = [f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)]
+    if other:
+        raise UsageError(f"{folder}: cannot resume with other settings ({'; '.join(other)}); name another folder")
+
+
+def cut_torn_line(path: Path) -> None:
+    """Drop what follows the last newline: a row that a killed run began and did not finish."""
+    if not path.exists():
+        return
+    with path.open("rb+") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - 65536)
+            stream.seek(start)
+            newline = stream.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        stream.truncate(end)

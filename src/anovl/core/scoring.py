@@ -17,13 +17,14 @@ class Scores(NamedTuple):
     Attributes:
         image_score: [B] in [0, 1].
         patch_scores: [B, h, w] in [0, 1].
-        image_std, patch_std: their standard deviations over the seeds, where there were several.
+        image_seeds: [B, S] one score a seed, and
+        patch_seeds: [B, S, h, w], where there were several; the two above are their means.
     """
 
     image_score: Tensor
     patch_scores: Tensor
-    image_std: Tensor | None = None
-    patch_std: Tensor | None = None
+    image_seeds: Tensor | None = None
+    patch_seeds: Tensor | None = None
 
     def cpu(self) -> Scores:
         """The same on the CPU."""

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -20,12 +20,15 @@ from anovl.core.scoring import Scores
 from anovl.data.images import ImageLimits, load_image
 from anovl.data.sources import SourceItem
 from anovl.errors import AnovlError, ImageError, OutOfMemoryError, UsageError
-from anovl.results import Prediction
 
 log = logging.getLogger(__name__)
 
 
-class Job(Protocol):
+Result = TypeVar("Result")
+Made = TypeVar("Made", covariant=True)
+
+
+class Job(Protocol[Made]):
     """A model bound to a class, as the engine sees it."""
 
     @property
@@ -38,20 +41,20 @@ class Job(Protocol):
     def score(self, pixel_values: Tensor) -> Scores:
         """[B, 3, H, W] on the CPU -> scores on any device."""
 
-    def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Prediction:
-        """Scores of one image, on the CPU -> its prediction."""
+    def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Made:
+        """Scores of one image of (H, W) px, on the CPU -> what the run gives for it, a Prediction say."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one image: a prediction, or the error that says why not.
+class Outcome(Generic[Result]):
+    """What became of one image: a prediction (or what else the job makes), or the error that says why not.
 
     Attributes:
         picture: a copy of at most 1600 px for drawing, where `keep_pictures` asked for it.
     """
 
     item: SourceItem
-    prediction: Prediction | None = None
+    prediction: Result | None = None
     error: AnovlError | None = None
     picture: Image.Image | None = None
 
@@ -66,8 +69,8 @@ class _Decoded:
 
 
 def run(
-    job: Job, items: Iterable[SourceItem], *, batch_size: int = 8, workers: int = 2, keep_pictures: bool = False
-) -> Iterator[Outcome]:
+    job: Job[Result], items: Iterable[SourceItem], *, batch_size: int = 8, workers: int = 2, keep_pictures: bool = False
+) -> Iterator[Outcome[Result]]:
     """Score every item, in order; memory is bounded by the batch.
 
     Broken images come back as outcomes with an error; everything else raises. When the device is out of
@@ -82,9 +85,9 @@ def run(
         raise UsageError(f"batch_size and workers: expected at least 1, got {batch_size} and {workers}")
     batcher = _Batcher(job, batch_size)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="anovl-decode")
-    pending: deque[Future[_Decoded | Outcome]] = deque()
+    pending: deque[Future[_Decoded | Outcome[Result]]] = deque()
     source = iter(items)
-    waiting: list[_Decoded | Outcome] = []
+    waiting: list[_Decoded | Outcome[Result]] = []
     try:
         while True:
             for item in itertools.islice(source, max(0, batcher.size + workers - len(pending))):
@@ -100,7 +103,7 @@ def run(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _decode(job: Job, item: SourceItem, *, keep_picture: bool) -> _Decoded | Outcome:
+def _decode(job: Job[Result], item: SourceItem, *, keep_picture: bool) -> _Decoded | Outcome[Result]:
     start = time.perf_counter()
     try:
         picture = load_image(item.image, limits=job.limits)
@@ -114,21 +117,21 @@ def _decode(job: Job, item: SourceItem, *, keep_picture: bool) -> _Decoded | Out
     return _Decoded(item, pixel_values, size, picture if keep_picture else None, ms)
 
 
-class _Batcher:
+class _Batcher(Generic[Result]):
     """Scores decoded images and remembers the batch size that fits."""
 
-    def __init__(self, job: Job, size: int) -> None:
+    def __init__(self, job: Job[Result], size: int) -> None:
         self.job = job
         self.size = size
 
-    def outcomes(self, slots: list[_Decoded | Outcome]) -> Iterator[Outcome]:
+    def outcomes(self, slots: list[_Decoded | Outcome[Result]]) -> Iterator[Outcome[Result]]:
         """Outcomes of the slots, in order."""
         decoded = [slot for slot in slots if isinstance(slot, _Decoded)]
         scored = self._score(decoded)
         for slot in slots:
             yield slot if isinstance(slot, Outcome) else next(scored)
 
-    def _score(self, decoded: list[_Decoded]) -> Iterator[Outcome]:
+    def _score(self, decoded: list[_Decoded]) -> Iterator[Outcome[Result]]:
         start = 0
         while start < len(decoded):
             batch = decoded[start : start + self.size]

@@ -56,10 +56,10 @@ class AnoVLMethod:
         scored = [self._adapted(adapter, local_tokens) for adapter in adapters]
         scored = scored or [anomaly_score(local_tokens, text.prototypes, self.logit_scale)]
         grids = [scores.unflatten(1, self.encoder.grid) for scores in scored]
-        images = torch.stack([picture_score(self.recipe.image_score, class_score, grid) for grid in grids])
-        patches = torch.stack(grids)
-        spread = (images.std(dim=0), patches.std(dim=0)) if len(grids) > 1 else (None, None)
-        return Scores(images.mean(dim=0), patches.mean(dim=0), *spread)
+        images = torch.stack([picture_score(self.recipe.image_score, class_score, grid) for grid in grids], dim=1)
+        patches = torch.stack(grids, dim=1)  # [B, S, h, w]
+        seeds = (images, patches) if len(grids) > 1 else (None, None)
+        return Scores(images.mean(dim=1), patches.mean(dim=1), *seeds)
 
     def _adapted(self, adapter: Adapter, local_tokens: Tensor) -> Tensor:
         """Eq. (2) on adapted tokens, [B, M]."""

@@ -22,6 +22,7 @@ from scipy import ndimage
 from anovl.errors import UsageError
 from anovl.files import replacing
 from anovl.render import overlay as drawing
+from anovl.render.plots import Plot
 from anovl.results import Prediction
 
 Outcome = Literal["found", "missed", "false alarm", "passed"]
@@ -58,10 +59,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """Classes that share a mean."""
+    """Classes that share a mean.
+
+    Attributes:
+        listed: each class has a row of its own; else the mean is all there is.
+    """
 
     name: str
     rows: tuple[Row, ...]
+    listed: bool = True
 
     @property
     def mean(self) -> Row:
@@ -136,6 +142,8 @@ class Report:
         columns: names of the figures.
         groups: rows of figures.
         note: what to know when reading the figures.
+        plots: under the figures.
+        plots_note: what to know when reading them.
         cards: the gallery.
         commands: (what it does, command line) to try next.
         facts: (name, value) of the run: model, seed, versions.
@@ -150,6 +158,8 @@ class Report:
     columns: tuple[str, ...]
     groups: tuple[Group, ...]
     note: str = ""
+    plots: tuple[Plot, ...] = ()
+    plots_note: str = ""
     cards: tuple[Card, ...] = ()
     commands: tuple[tuple[str, str], ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
@@ -162,39 +172,46 @@ class Report:
 
 
 def make_card(
-    picture: Image.Image, prediction: Prediction, truth: Image.Image | None, *, kind: str, path: str, side: int = TILE
+    picture: Image.Image,
+    prediction: Prediction,
+    truth: Image.Image | None,
+    *,
+    kind: str,
+    path: str,
+    threshold: float | None = None,
+    side: int = TILE,
 ) -> Card:
     """A card with three tiles: the picture, the true defect outlined, what the model says.
 
     Args:
         picture: RGB.
         prediction: of the picture.
-        truth: its mask, any value above 0 is defect; None for a picture without a defect.
+        truth: its mask, any value above 0 is defect; None for a picture without a defect, or without a mask.
         kind: the kind of defect, or "good".
         path: where the picture lies, relative to the page.
+        threshold: of the image's score, where it is not the prediction's, which the outline goes by.
         side: longest side of a tile, px.
     """
     name = prediction.class_name
+    threshold = prediction.threshold if threshold is None else threshold
     width, height = drawing.display_size(prediction.image_size)
     seen = drawing.overlay(picture, prediction).crop((0, 0, width, height))  # without the colour bar
     strongest = max((region.peak for region in prediction.regions()), default=0.0)
     says = f"strongest region {strongest:.2f}" if strongest else "no region over the threshold"
     plain = Tile("picture", f"{name}, {kind}", data_uri(picture, side=side))
     if truth is None:
-        known = Tile("truth", "no defect")
+        known = Tile("truth", "no defect" if kind == "good" else "no mask")
     else:
         known = Tile("truth", f"{name}, the {kind} outlined", data_uri(_outlined(picture, truth), side=side))
     low, high = prediction.score_range
-    score, threshold = (
-        min(max((value - low) / (high - low), 0.0), 1.0) for value in (prediction.pred_score, prediction.threshold)
-    )
+    levels = [min(max((value - low) / (high - low), 0.0), 1.0) for value in (prediction.pred_score, threshold)]
     return Card(
         class_name=name,
         kind=kind,
         path=path,
-        defective=truth is not None,
-        prediction=(prediction.pred_score, prediction.threshold),
-        levels=(score, threshold),
+        defective=kind != "good",
+        prediction=(prediction.pred_score, threshold),
+        levels=(levels[0], levels[1]),
         tiles=(plain, known, Tile("model", f"heat map over the {name}: {says}", data_uri(seen, side=side))),
     )
 

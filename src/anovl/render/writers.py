@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from anovl.errors import OutputError, UsageError, require_extra, suggest
-from anovl.files import ERRORS, ROWS, RUN, TEMPORARY_PREFIX, replacing
+from anovl.files import ERRORS, ROWS, RUN, TEMPORARY_PREFIX, check_settings, cut_torn_line, replacing, write_json
 from anovl.render import overlay as drawing
 from anovl.results import FloatArray, Prediction
 
@@ -63,12 +63,6 @@ def save_map(anomaly_map: FloatArray, path: Path, form: MapFormat) -> None:
             np.save(temporary, anomaly_map)
         else:
             Image.fromarray(np.rint(anomaly_map * 65535).astype(np.uint16)).save(temporary)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write an indented JSON file, whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -185,31 +179,17 @@ class FolderWriter:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if earlier:
-                self._check_settings()
+                check_settings(folder, self.run["settings"])
                 for table in _TABLES:  # of fewer rows than this run will have
                     (folder / f"predictions.{table}").unlink(missing_ok=True)
             if (folder / ROWS).exists() and not self._rows_path.exists():
                 with replacing(self._rows_path) as temporary:
                     shutil.copyfile(folder / ROWS, temporary)
-            _cut_torn_line(self._rows_path)
+            cut_torn_line(self._rows_path)
         except OSError as exc:
             if isinstance(exc, OutputError):
                 raise
             raise OutputError(f"{folder}: the output folder cannot be written ({exc.strerror or exc})") from exc
-
-    def _check_settings(self) -> None:
-        path = self.folder / RUN
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))["settings"]
-            keys = sorted({*before.keys(), *self.run["settings"]})
-        except FileNotFoundError:
-            return
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise OutputError(f"{path}: not a run.json of anovl; name another folder") from exc
-        now = json.loads(json.dumps(self.run["settings"]))
-        other = [f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)]
-        if other:
-            raise UsageError(f"{self.folder}: cannot resume with other settings ({'; '.join(other)}); name another folder")
 
     def __enter__(self) -> Self:
         self.run["status"] = "running"
@@ -306,23 +286,6 @@ def _publish(working: Path, final: Path, *, keep: bool) -> None:
         working.replace(final)
     except OSError as exc:
         raise OutputError(f"{final}: cannot be written ({exc.strerror}); the rows are in {working.name}") from exc
-
-
-def _cut_torn_line(path: Path) -> None:
-    """Drop what follows the last newline: a row that a killed run began and did not finish."""
-    if not path.exists():
-        return
-    with path.open("rb+") as stream:
-        end = stream.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - 65536)
-            stream.seek(start)
-            newline = stream.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        stream.truncate(end)
 
 
 def _write_csv(rows: Iterator[dict[str, Any]], path: Path) -> None:
