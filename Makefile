@@ -45,6 +45,8 @@ format: setup
 bench: setup
 	$(BIN)/python benchmarks/encoder.py
 	$(BIN)/python benchmarks/adaptation.py
+	$(BIN)/python benchmarks/winclip.py
+	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/synth.py
 
 clean:

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from anovl.backbones import Backbone, load_backbone
     from anovl.config import Recipe, recipe
     from anovl.core.prompts import PromptSet, Wording, build_prompts
+    from anovl.data import datasets
     from anovl.data.images import ImageLimits, load_image
     from anovl.detector import AnoVL
     from anovl.errors import AnovlError
+    from anovl.evaluation import Evaluation, Variant, evaluate
     from anovl.results import Prediction, Region
 
 __version__ = "0.1.0"
@@ -23,13 +25,17 @@ _HOME = {
     "AnoVL": "anovl.detector",
     "AnovlError": "anovl.errors",
     "Backbone": "anovl.backbones",
+    "Evaluation": "anovl.evaluation",
     "ImageLimits": "anovl.data.images",
     "Prediction": "anovl.results",
     "PromptSet": "anovl.core.prompts",
     "Recipe": "anovl.config",
     "Region": "anovl.results",
+    "Variant": "anovl.evaluation",
     "Wording": "anovl.core.prompts",
     "build_prompts": "anovl.core.prompts",
+    "datasets": "anovl.data",
+    "evaluate": "anovl.evaluation",
     "load_backbone": "anovl.backbones",
     "load_image": "anovl.data.images",
     "recipe": "anovl.config",
@@ -39,14 +45,18 @@ __all__ = [
     "AnoVL",
     "AnovlError",
     "Backbone",
+    "Evaluation",
     "ImageLimits",
     "Prediction",
     "PromptSet",
     "Recipe",
     "Region",
+    "Variant",
     "Wording",
     "__version__",
     "build_prompts",
+    "datasets",
+    "evaluate",
     "load_backbone",
     "load_image",
     "recipe",
@@ -56,6 +66,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'anovl' has no attribute {name!r}")
+    if name == "datasets":
+        return importlib.import_module("anovl.data.datasets")
     return getattr(importlib.import_module(_HOME[name]), name)
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -26,7 +27,7 @@ from anovl.data.transforms import to_pixel_values
 from anovl.engine import local
 from anovl.engine.text import TextCache
 from anovl.errors import AnovlError, UsageError
-from anovl.methods import make_method
+from anovl.methods import make_method, method_class
 from anovl.results import FloatArray, Prediction
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,17 @@ class AnoVL:
             arch=arch,
         )
         return cls(backbone, recipe=recipe, method=method, threshold=threshold, limits=limits, cache_dir=cache_dir)
+
+    def with_method(self, method: str) -> AnoVL:
+        """The same backbone and settings under another method; weights and text features are shared.
+
+        Raises:
+            UsageError: no such method, or the recipe does not fit it.
+        """
+        other = copy(self)
+        other.method_name, other.method = method, make_method(method, self.backbone, self.recipe)
+        other.score_range = _score_range(other.method.logit_scale / self.backbone.logit_scale)
+        return other
 
     @torch.inference_mode()
     def encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,7 +235,14 @@ class AnoVL:
             words = replace(words, defects=(*words.defects, *defects))
         if output_size is not None and output_size not in ("image", "input"):
             raise UsageError(f"output_size: expected 'image' or 'input', got {output_size!r}")
-        text = self._texts.features(self.prompts(class_name, words))
+        prompts = self.prompts(class_name, words)
+        method_class(self.method_name, adapt=bool(adapt))  # refuses what it cannot do
+        if adapt and len(prompts.normal) != len(prompts.abnormal):
+            counts = f"{len(prompts.normal)} and {len(prompts.abnormal)}"
+            raise UsageError(
+                f"adapt: Eq. (9) needs normal and abnormal prompts in pairs, got {counts}; give each state its opposite"
+            )
+        text = self._texts.features(prompts)
         return DetectionJob(self, class_name, text, output_size or self.recipe.output_size, self._adapters(text, adapt, seed))
 
     @torch.inference_mode()
@@ -234,7 +253,7 @@ class AnoVL:
         seeds = check_seeds(seed)
         if adapt is False:
             return ()
-        settings = self.recipe.adaptation if adapt is True else adapt
+        settings = self.method.recipe.adaptation if adapt is True else adapt
         rows, columns = self.method.encoder.grid
         return tuple(Adapter(text, settings, draw_start(settings, text, rows * columns, one)) for one in seeds)
 

@@ -331,3 +331,18 @@ def test_compiled(name):
 def test_settings_that_are_not_valid(field, value):
     with pytest.raises(UsageError, match=f"{field}|{field.replace('_', ' ')}"):
         Adaptation(**{field: value})
+
+
+def test_the_adapted_tokens_are_those_that_are_scored():
+    text = TextFeatures(
+        *(
+            torch.nn.functional.normalize(torch.randn(rows, 8, generator=torch.Generator().manual_seed(rows)), dim=-1)
+            for rows in (2, 6)
+        )
+    )
+    settings, tokens = Adaptation(), torch.randn(2, 9, 8, generator=torch.Generator().manual_seed(1))
+    adapter = Adapter(text, settings, draw_start(settings, text, 9, 0))
+    adapted = adapter.tokens(tokens)
+    torch.testing.assert_close(adapted.norm(dim=-1), torch.ones(2, 9))
+    similarity = adapted @ (text.prototypes[1] - text.prototypes[0])
+    torch.testing.assert_close(similarity, adapter.run(tokens).similarity)

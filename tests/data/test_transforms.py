@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from anovl.data.transforms import squash, to_pixel_values
+from anovl.data.resizing import squash
+from anovl.data.transforms import to_pixel_values
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 

@@ -1,23 +1,12 @@
-"""AUROC and F1max: hand-computed values, plain counts, and what gives no number."""
+"""AUROC, F1max and AP of scores: values by hand, and what gives no number."""
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from safetensors.numpy import load_file
 
 from anovl.errors import UsageError
-from anovl.metrics import auroc, f1_max
-
-
-def count_of_pairs(scores, labels):
-    good = [score for score, label in zip(scores, labels, strict=True) if not label]
-    bad = [score for score, label in zip(scores, labels, strict=True) if label]
-    return np.mean([1.0 if b > g else 0.5 if b == g else 0.0 for g, b in product(good, bad)])
+from anovl.metrics import auroc, average_precision, f1_max
 
 
 @pytest.mark.parametrize(
@@ -35,27 +24,19 @@ def test_by_hand(scores, labels, expected):
     assert auroc(scores, labels) == expected
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2).filter(lambda rows: len({r[1] for r in rows}) == 2))
-def test_equals_a_count_of_pairs_with_ties(rows):
-    scores, labels = zip(*rows, strict=True)
-    assert auroc(np.array(scores) / 7, labels) == pytest.approx(count_of_pairs(scores, labels), abs=1e-12)
-    assert auroc(np.array(scores, np.float32)[::-1], labels[::-1]) == auroc(scores, labels)
+def test_average_precision_is_step_wise():
+    # thresholds: 0.9 -> recall 1/2 at precision 1; 0.5 -> recall 1 at precision 2/4
+    assert average_precision([0.9, 0.5, 0.5, 0.5], [1, 1, 0, 0]) == 0.5 * 1 + 0.5 * 0.5
+    assert average_precision([0.9, 0.8, 0.1], [0, 0, 1]) == pytest.approx(1 / 3)
+    assert average_precision([5, 4, 3], [1, 1, 0]) == 1
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2).filter(lambda rows: len({r[1] for r in rows}) == 2))
-def test_f1_max_equals_a_search_of_every_threshold(rows):
-    scores, labels = (np.array(column) for column in zip(*rows, strict=True))
-    found = [2 * (labels & (scores >= t)).sum() / (labels.sum() + (scores >= t).sum()) for t in scores]
-    assert f1_max(scores / 7, labels) == pytest.approx(max(found), abs=1e-12)
-
-
-def test_released_values(golden_dir):
-    golden = load_file(golden_dir / "released.safetensors")
-    maps, masks, values = golden["metrics/maps"], golden["metrics/masks"], golden["metrics/values"]
-    assert auroc(maps, masks) == pytest.approx(values[0], abs=1e-6)
-    assert f1_max(maps, masks) == pytest.approx(values[1], abs=1e-6)
-    assert auroc(maps.max(axis=(1, 2)), masks.any(axis=(1, 2))) == pytest.approx(values[4], abs=1e-6)
-    assert f1_max(maps.max(axis=(1, 2)), masks.any(axis=(1, 2))) == pytest.approx(values[5], abs=1e-6)
+def test_types_of_scores_keep_their_differences():
+    near = 0.1 + 1e-12
+    assert auroc([0.1, near], [0, 1]) == 1  # one and the same in float32
+    assert auroc(np.array([0.1, near], np.float32), [0, 1]) == 0.5
+    assert auroc(np.array([1, 2], np.float16), [0, 1]) == auroc(np.array([-128, 127], np.int8), [0, 1]) == 1
+    assert auroc([0.0, -0.0], [0, 1]) == 0.5
 
 
 def test_many_ties_do_not_overflow():
@@ -77,7 +58,7 @@ def test_many_ties_do_not_overflow():
         ([1, 2], ["good", "bad"], "0 and 1 only"),
     ],
 )
-@pytest.mark.parametrize("metric", [auroc, f1_max])
+@pytest.mark.parametrize("metric", [auroc, f1_max, average_precision])
 def test_what_gives_no_number(metric, scores, labels, reason):
     with pytest.raises(UsageError, match=reason):
         metric(scores, labels)

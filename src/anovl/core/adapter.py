@@ -159,16 +159,28 @@ class Adapter:
         Raises:
             UsageError: M or C differ from those of the start.
         """
-        expected = self.start.noise.shape[1:]
-        if tokens.ndim != 3 or tokens.shape[1:] != expected:
-            raise UsageError(f"tokens: expected [B, {expected[0]}, {expected[1]}], got {list(tokens.shape)}")
-        images = self._images(tokens.to(self.start.weight.dtype))
+        images = self._images(self._checked(tokens))
         weight, bias, losses = self._fit(images)
-        hidden = self._activate(self._logits(images.clean.x, weight, bias))
-        adapted = F.normalize(images.residual + self._times_value(hidden), dim=-1) @ self.direction
+        adapted = self._adapted(images, weight, bias) @ self.direction
         similarity = images.own + self._limited(adapted - images.own, images.own)
         failed = ~similarity.isfinite().all(dim=1)
         return Adapted(torch.where(failed[:, None], images.own, similarity), losses, failed)
+
+    def tokens(self, tokens: Tensor) -> Tensor:
+        """Adapted tokens P' of Eq. (9), [B, M, C], of unit length, as `run` scores them before any limit."""
+        images = self._images(self._checked(tokens))
+        weight, bias, _ = self._fit(images)
+        return self._adapted(images, weight, bias)
+
+    def _checked(self, tokens: Tensor) -> Tensor:
+        expected = self.start.noise.shape[1:]
+        if tokens.ndim != 3 or tokens.shape[1:] != expected:
+            raise UsageError(f"tokens: expected [B, {expected[0]}, {expected[1]}], got {list(tokens.shape)}")
+        return tokens.to(self.start.weight.dtype)
+
+    def _adapted(self, images: _Images, weight: Tensor, bias: Tensor | None) -> Tensor:
+        hidden = self._activate(self._logits(images.clean.x, weight, bias))
+        return F.normalize(images.residual + self._times_value(hidden), dim=-1)
 
     def _fit(self, images: _Images) -> tuple[Tensor, Tensor | None, Tensor]:
         """W [B, K, C] and b [B, K] after the last step, as they start where there is none; losses [B, steps]."""

@@ -45,10 +45,15 @@ class Encoder(nn.Module, ABC):
     Attributes:
         image_size: (H, W) of its input in pixels.
         grid: (h, w) of its patch tokens, M = h * w.
+        depth: layers of attention.
+        residual: whether the local path adds to the tokens before it; False reads the last block alone (MaskCLIP). The
+            attention pool of a ResNet has none.
     """
 
     image_size: tuple[int, int]
     grid: tuple[int, int]
+    depth: int
+    residual: bool = True
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Both paths.
@@ -63,12 +68,12 @@ class Encoder(nn.Module, ABC):
         Raises:
             UsageError: pixel_values has another size than the encoder was made for.
         """
-        class_token, local_tokens = self._encode(self._checked(pixel_values), local=True)
+        class_token, local_tokens = self._encode(pixel_values, local=True)
         return class_token, cast("Tensor", local_tokens)
 
     def encode_class(self, pixel_values: Tensor) -> Tensor:
         """The class token [B, C] alone: the original path without the cost of the local one."""
-        return self._encode(self._checked(pixel_values), local=False)[0]
+        return self._encode(pixel_values, local=False)[0]
 
     @abstractmethod
     def _encode(self, pixel_values: Tensor, *, local: bool) -> tuple[Tensor, Tensor | None]:
@@ -79,6 +84,22 @@ class Encoder(nn.Module, ABC):
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, height, width):
             raise UsageError(f"pixel_values: expected [B, 3, {height}, {width}], got {list(pixel_values.shape)}")
         return pixel_values.to(next(self.parameters()).dtype)
+
+
+def project(block: Any, z: Tensor, *, class_query: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Eq. (4) of a ViT block: [B, N, D] -> q, k, v, each [B, heads, N, d]; q is [B, heads, 1, d] with `class_query`."""
+    make = att.class_query_keys_values if class_query else att.queries_keys_values
+    return make(block.ln_1(z), block.attn.in_proj_weight, block.attn.in_proj_bias, block.attn.num_heads)
+
+
+def add_attended(block: Any, z: Tensor, attended: Tensor) -> Tensor:
+    """Eq. (5): output projection and residual for the leading Q of the tokens `z` [B, N, D], `attended` [B, Q, D]."""
+    return cast("Tensor", z[:, : attended.shape[1]] + block.ls_1(block.attn.out_proj(attended)))
+
+
+def feed_forward(block: Any, z: Tensor) -> Tensor:
+    """Eq. (6): MLP and residual, [B, N, D] -> [B, N, D]."""
+    return cast("Tensor", z + block.ls_2(block.mlp(block.ln_2(z))))
 
 
 class ViTEncoder(Encoder):
@@ -119,60 +140,62 @@ class ViTEncoder(Encoder):
         self.proj = visual.proj
         self.mean_pooled = visual.pool_type == "avg"  # CLIPA: the image token is the mean of the patches
         self.norm_after_pool = bool(visual.final_ln_after_pool)
-        depth = len(self.blocks)
-        if layers is not None and layers > depth:
-            raise UsageError(f"layers: this backbone has {depth} blocks, got {layers}")
+        self.depth = len(self.blocks)
+        if layers is not None and layers > self.depth:
+            raise UsageError(f"layers: this backbone has {self.depth} blocks, got {layers}")
         self.attention = attention
-        self.first_local = depth - (layers or depth)
-        self.heads = self.blocks[0].attn.num_heads
+        self.first_local = self.depth - (layers or self.depth)
         self.image_size = image_size or cast("tuple[int, int]", tuple(visual.image_size))
         self.grid = _grid(self.image_size, tuple(visual.patch_size), exact=image_size is not None)
         position = resize_position_embedding(visual.positional_embedding.detach(), visual.grid_size, self.grid)
         self.register_buffer("positional_embedding", position, persistent=False)
 
-    def _embed(self, pixel_values: Tensor) -> Tensor:
-        patches = self.conv1(pixel_values).flatten(2).transpose(1, 2)  # [B, M, D]
+    def embed(self, pixel_values: Tensor) -> Tensor:
+        """What the first block reads, [B, 3, H, W] -> [B, 1 + M, D]: class token and patches, placed and normed (ln_pre).
+
+        Raises:
+            UsageError: as `forward`.
+        """
+        patches = self.conv1(self._checked(pixel_values)).flatten(2).transpose(1, 2)  # [B, M, D]
         token = self.class_embedding.expand(patches.shape[0], 1, -1)
         return cast("Tensor", self.ln_pre(torch.cat([token, patches], dim=1) + self.positional_embedding))
 
     def _encode(self, pixel_values: Tensor, *, local: bool) -> tuple[Tensor, Tensor | None]:
-        z = self._embed(pixel_values)  # original path, [B, 1 + M, D]
+        z = self.embed(pixel_values)  # original path, [B, 1 + M, D]
         separate = local and self.attention != "qkv"
         recursive = self.attention == "vv-recursive"
         skip = 0 if recursive else 1  # the local path's own class token matters only where it is a key
         whole_last = self.mean_pooled or (local and not separate)
         x: Tensor | None = None  # local path, [B, skip .. M, D]
-        last = len(self.blocks) - 1
+        last = self.depth - 1
         for i, block in enumerate(self.blocks):
-            projection = (block.attn.in_proj_weight, block.attn.in_proj_bias, self.heads)
             if separate and i == self.first_local:
                 x = z[:, skip:]
-            normed = block.ln_1(z)
-            if i == last and not whole_last:
-                q, k, v = att.class_query_keys_values(normed, *projection)
-                z = z[:, :1]
-            else:
-                q, k, v = att.queries_keys_values(normed, *projection)
-            z = z + block.ls_1(block.attn.out_proj(att.qk_attention(q, k, v)))
+            q, k, v = project(block, z, class_query=i == last and not whole_last)
+            z = add_attended(block, z, att.qk_attention(q, k, v))
             if x is not None:
                 if recursive:
-                    v = att.values(block.ln_1(x), *projection)
-                x = x + block.ls_1(block.attn.out_proj(att.local_attention(self.attention, v, skip=skip)))
-            del normed, q, k, v  # the MLP is where memory peaks
-            z = z + block.ls_2(block.mlp(block.ln_2(z)))
-        class_token = self._image_token(z) @ self.proj
+                    v = att.values(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias, block.attn.num_heads)
+                step = block.ls_1(block.attn.out_proj(att.local_attention(self.attention, v, skip=skip)))
+                x = x + step if self.residual else step
+                del step
+            del q, k, v  # the MLP is where memory peaks
+            z = feed_forward(block, z)
+        class_token = self.image_token(z)
         if not local:
             return class_token, None
         tokens = z[:, 1:] if x is None else x[:, 1 - skip :]
         return class_token, self.ln_post(tokens) @ self.proj
 
-    def _image_token(self, z: Tensor) -> Tensor:
-        """[B, 1 or 1 + M, D] -> [B, D], normed and pooled as the checkpoint was trained."""
+    def image_token(self, z: Tensor) -> Tensor:
+        """What the last block gave, [B, 1 or 1 + M, D] -> [B, C]: normed, pooled as the checkpoint was trained, projected."""
         if not self.mean_pooled:
-            return cast("Tensor", self.ln_post(z[:, 0]))
-        if self.norm_after_pool:
-            return cast("Tensor", self.ln_post(z[:, 1:].mean(dim=1)))
-        return cast("Tensor", self.ln_post(z)[:, 1:].mean(dim=1))
+            pooled = self.ln_post(z[:, 0])
+        elif self.norm_after_pool:
+            pooled = self.ln_post(z[:, 1:].mean(dim=1))
+        else:
+            pooled = self.ln_post(z)[:, 1:].mean(dim=1)
+        return cast("Tensor", pooled @ self.proj)
 
 
 class ResNetEncoder(Encoder):
@@ -205,6 +228,7 @@ class ResNetEncoder(Encoder):
         super().__init__()
         if layers is not None and layers > 1:
             raise UsageError(f"layers: a ResNet has one attention layer, its pool, got {layers}")
+        self.depth = 1
         self.trunk = visual
         self.pool = visual.attnpool
         self.attention = attention
@@ -217,7 +241,7 @@ class ResNetEncoder(Encoder):
 
     def _encode(self, pixel_values: Tensor, *, local: bool) -> tuple[Tensor, Tensor | None]:
         trunk, pool = self.trunk, self.pool
-        features = trunk.layer4(trunk.layer3(trunk.layer2(trunk.layer1(trunk.stem(pixel_values)))))
+        features = trunk.layer4(trunk.layer3(trunk.layer2(trunk.layer1(trunk.stem(self._checked(pixel_values))))))
         tokens = features.flatten(2).transpose(1, 2)  # [B, M, D]
         tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1) + self.positional_embedding
         whole = local and self.attention == "qkv"

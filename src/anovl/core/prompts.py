@@ -75,17 +75,18 @@ class Wording:
 
     Attributes:
         templates: sentences with ``{object}`` once and ``{domain}`` at most once.
-        states: (normal, abnormal) pairs with ``{class}`` once each.
+        states: (normal, abnormal) pairs with ``{class}`` once each; None stands where a state has no opposite.
         domain: "auto" (texture for the five textures of MVTec AD, else object), "object", "texture" or "plain".
         domain_words: words used instead of the named domain's.
         defects: known defects; "scratch" adds the pair "{class} without a scratch" / "{class} with a scratch".
 
     Raises:
-        UsageError: a list is empty, a placeholder is missing or unknown, the domain is not known.
+        UsageError: a list is empty, no state is normal or none abnormal, a placeholder is missing or unknown, the domain
+            is not known.
     """
 
     templates: tuple[str, ...] = TEMPLATES
-    states: tuple[tuple[str, str], ...] = STATES
+    states: tuple[tuple[str | None, str | None], ...] = STATES
     domain: str = "auto"
     domain_words: tuple[str, ...] = ()
     defects: tuple[str, ...] = ()
@@ -98,14 +99,15 @@ class Wording:
             raise UsageError("templates: expected at least one, such as 'a photo of a {object}'")
         for template in self.templates:
             _placeholders(template, required=("object",), allowed=("domain", "object"))
-        if not self.states:
-            raise UsageError("states: expected at least one pair, such as ('normal {class}', 'abnormal {class}')")
         for pair in self.states:
             if isinstance(pair, str) or len(pair) != 2:
                 raise UsageError(f"states: expected (normal, abnormal) pairs, got {pair!r}")
-            _strings("states", pair)
-            for state in pair:
+            given = [state for state in pair if state is not None]
+            _strings("states", given)
+            for state in given:
                 _placeholders(state, required=("class",), allowed=("class",))
+        if not all(any(pair[side] is not None for pair in self.states) for side in (0, 1)):
+            raise UsageError("states: expected at least one pair, such as ('normal {class}', 'abnormal {class}')")
         if self.domain != "auto" and self.domain not in DOMAINS:
             hint = "for words of your own give domain_words (--domain-word)"
             raise UsageError(suggest("domain", self.domain, ["auto", *DOMAINS], hint))
@@ -125,7 +127,7 @@ class Wording:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Paired sentences of one class: normal[i] and abnormal[i] differ in the state only (N each)."""
+    """Sentences of one class; where every state has its opposite, normal[i] and abnormal[i] differ in the state only."""
 
     class_name: str
     normal: tuple[str, ...] = field(repr=False)
@@ -155,13 +157,17 @@ def build_prompts(class_name: str, wording: Wording | None = None, *, style: Pro
     words = wording.words_for(name)
     name = RELEASED_NAMES.get(name, name) if style == "released" else " ".join(name.replace("_", " ").split())
     pairs = [*wording.states, *(_defect_pair(defect) for defect in wording.defects)]
-    normal, abnormal = [], []
-    for word in words:
-        for template in wording.templates:
-            for good, bad in pairs:
-                normal.append(fill_template(template, word, good.replace("{class}", name)))
-                abnormal.append(fill_template(template, word, bad.replace("{class}", name)))
-    return PromptSet(class_name=class_name, normal=tuple(normal), abnormal=tuple(abnormal))
+    normal, abnormal = (
+        tuple(
+            fill_template(template, word, state.replace("{class}", name))
+            for word in words
+            for template in wording.templates
+            for state in states
+            if state is not None
+        )
+        for states in zip(*pairs, strict=True)
+    )
+    return PromptSet(class_name=class_name, normal=normal, abnormal=abnormal)
 
 
 def similar_known_class(class_name: str) -> str | None:

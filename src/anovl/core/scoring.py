@@ -40,7 +40,7 @@ class TextFeatures(NamedTuple):
 
     Attributes:
         prototypes: [2, C], normal and abnormal, unit length (Eq. 8).
-        tokens: [2 N, C], all normal prompts, then all abnormal, each of unit length (T of Eq. 9).
+        tokens: [K, C], all normal prompts, then all abnormal, each of unit length; K = 2 N in Eq. (9), where they are paired.
     """
 
     prototypes: Tensor
@@ -48,7 +48,7 @@ class TextFeatures(NamedTuple):
 
 
 def text_features(normal: Tensor, abnormal: Tensor) -> TextFeatures:
-    """From the raw prompt embeddings [N, C] of both states."""
+    """From the raw prompt embeddings [number of prompts, C] of both states."""
     tokens = F.normalize(torch.cat([normal, abnormal]).float(), dim=-1)
     return TextFeatures(prototypes(normal, abnormal), tokens)
 
@@ -57,7 +57,7 @@ def prototypes(normal: Tensor, abnormal: Tensor) -> Tensor:
     """Eq. (8): mean of the raw prompt embeddings of each state, then L2.
 
     Args:
-        normal, abnormal: [N, C], not normalised.
+        normal, abnormal: [number of prompts, C], not normalised.
 
     Returns:
         [2, C], normal first, unit length.

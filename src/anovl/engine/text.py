@@ -49,10 +49,11 @@ class TextCache:
             self._memory.move_to_end(prompts.key)
             return self._memory[prompts.key]
         path = self.folder / f"{self._digest(prompts)}.safetensors"
-        features = self._read(path, len(prompts.normal))
+        counts = (len(prompts.normal), len(prompts.abnormal))
+        features = self._read(path, sum(counts))
         if features is None:
             embeddings = self.backbone.encode_text([*prompts.normal, *prompts.abnormal])
-            features = text_features(*embeddings.split(len(prompts.normal)))
+            features = text_features(*embeddings.split(counts))
             self._write(path, features)
         self._memory[prompts.key] = features
         if len(self._memory) > IN_MEMORY:
@@ -60,9 +61,10 @@ class TextCache:
         return features
 
     def _digest(self, prompts: PromptSet) -> str:
-        """Whatever the features depend on: weights, architecture (its repr), precision, token ids."""
+        """Whatever the features depend on: weights, architecture (its repr), precision, token ids, which are normal."""
         backbone = self.backbone
-        digest = hashlib.sha256("\n".join((_FORMAT, backbone.weights_id, repr(backbone.clip), str(backbone.dtype))).encode())
+        parts = (_FORMAT, backbone.weights_id, repr(backbone.clip), str(backbone.dtype), str(len(prompts.normal)))
+        digest = hashlib.sha256("\n".join(parts).encode())
         digest.update(backbone.tokenize([*prompts.normal, *prompts.abnormal]).numpy().tobytes())
         return digest.hexdigest()
 
@@ -75,7 +77,7 @@ class TextCache:
         except (OSError, SafetensorError, KeyError) as exc:
             log.warning("ignoring a broken cache file: %s (%s)", path, exc)
             return None
-        if prototypes.ndim != 2 or prototypes.shape[0] != 2 or tokens.shape != (2 * count, prototypes.shape[1]):
+        if prototypes.ndim != 2 or prototypes.shape[0] != 2 or tokens.shape != (count, prototypes.shape[1]):
             log.warning("ignoring a cache file of another shape: %s", path)
             return None
         return TextFeatures(prototypes, tokens)

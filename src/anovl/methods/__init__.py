@@ -12,19 +12,36 @@ from anovl.methods.base import Method, VisionModel
 METHODS: dict[str, str] = {
     "anovl": "anovl.methods.anovl:AnoVLMethod",
     "clip": "anovl.methods.clip:CLIPMethod",
+    "transmm": "anovl.methods.transmm:TransMMMethod",
+    "maskclip": "anovl.methods.maskclip:MaskCLIPMethod",
+    "clip_surgery": "anovl.methods.clip_surgery:CLIPSurgeryMethod",
+    "winclip": "anovl.methods.winclip:WinCLIPMethod",
+    "qkv": "anovl.methods.ablations:QKVMethod",
+    "v-last": "anovl.methods.ablations:VLastMethod",
+    "vv-last": "anovl.methods.ablations:VVLastMethod",
+    "base-prompts": "anovl.methods.ablations:BasePromptsMethod",
+    "state-prompts": "anovl.methods.ablations:StatePromptsMethod",
+    "linear-probe": "anovl.methods.ablations:LinearProbeMethod",
 }
 
 
-def method_class(name: str) -> type[Method]:
+def method_class(name: str, *, adapt: bool = False) -> type[Method]:
     """The class of a method; its `wording` tells the words before there is a model.
 
+    Args:
+        name: a key of `METHODS`.
+        adapt: whether it is to adapt at test time.
+
     Raises:
-        UsageError: no such method.
+        UsageError: no such method, or it has no test-time adaptation.
     """
     if name not in METHODS:
         raise UsageError(suggest("method", name, METHODS))
     module, _, attribute = METHODS[name].partition(":")
-    return cast("type[Method]", getattr(importlib.import_module(module), attribute))
+    found = cast("type[Method]", getattr(importlib.import_module(module), attribute))
+    if adapt and not found.adapts:
+        raise UsageError(f"adapt: method {name!r} has no test-time adaptation; leave it out")
+    return found
 
 
 def make_method(name: str, model: VisionModel, recipe: Recipe) -> Method:

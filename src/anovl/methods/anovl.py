@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,15 +28,20 @@ log = logging.getLogger(__name__)
 class AnoVLMethod:
     """V-V local tokens and domain-aware contrastive state prompts; see `anovl.methods.base.Method`.
 
+    Attributes:
+        decided: fields of the recipe that a subclass decides, whatever the user's recipe says.
+
     Raises:
         UsageError: the recipe asks for more layers than the backbone has, or for the 22 views of a picture
             that is not square.
     """
 
     wording: ClassVar[Wording] = Wording()
+    adapts: ClassVar[bool] = True
+    decided: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, model: VisionModel, recipe: Recipe) -> None:
-        self.recipe = recipe
+        self.recipe = recipe = replace(recipe, **self.decided)
         self.encoder = model.encoder(recipe.attention, recipe.layers)
         self.logit_scale = recipe.logit_scale or model.logit_scale
         self.all_views = recipe.image_score == "class_token_22views"

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from anovl.config import Attention, Recipe
 from anovl.core.adapter import Adapter
-from anovl.core.encoder import Encoder
+from anovl.core.encoder import Encoder, ViTEncoder
 from anovl.core.prompts import Wording
 from anovl.core.scoring import Scores, TextFeatures
+from anovl.errors import UsageError
 
 
 class VisionModel(Protocol):
@@ -29,14 +30,16 @@ class Method(Protocol):
     """One system: words, and scores from pixels and text features.
 
     Attributes:
-        recipe: the settings in force, which a method may narrow.
+        recipe: the settings in force: the user's, with what the method itself decides.
         wording: the words its prompts are made of unless the user says otherwise.
+        adapts: whether it takes adapters, that is, has test-time adaptation.
         encoder: the image tower with this method's local path.
         logit_scale: the factor on cosines that its scores were made with.
     """
 
     recipe: Recipe
     wording: ClassVar[Wording]
+    adapts: ClassVar[bool]
     encoder: Encoder
     logit_scale: float
 
@@ -48,5 +51,21 @@ class Method(Protocol):
         Args:
             pixel_values: [B, 3, H, W] on the encoder's device, normalised.
             text: of the class, on the same device.
-            adapters: test-time adaptations of the class, one a seed; none is training-free.
+            adapters: test-time adaptations of the class, one a seed; none is training-free, and all that a method
+                without `adapts` can do.
         """
+
+
+def class_token_tower(model: VisionModel, method: str, layers: int | None = None) -> ViTEncoder:
+    """The image tower of a backbone with its ordinary attention, for methods that read a transformer's class token.
+
+    Raises:
+        UsageError: it is a ResNet, or a ViT that pools its patches instead of a class token, or has fewer layers.
+    """
+    encoder = model.encoder("qkv", layers)
+    if isinstance(encoder, ViTEncoder) and not encoder.mean_pooled:
+        return encoder
+    kind = "one that pools its patches (CLIPA)" if isinstance(encoder, ViTEncoder) else "a ResNet"
+    raise UsageError(
+        f"method {method}: expected a ViT that describes an image by its class token, got {kind}; take another model"
+    )

@@ -5,12 +5,10 @@ Learning Transferable Visual Models From Natural Language Supervision (Radford e
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Any, ClassVar
 
-from anovl.config import Recipe
 from anovl.core.prompts import Wording
 from anovl.methods.anovl import AnoVLMethod
-from anovl.methods.base import VisionModel
 
 PLAIN_PROMPT = Wording(
     templates=("a {domain} of {object}",), states=(("a normal {class}", "an abnormal {class}"),), domain="plain"
@@ -21,6 +19,4 @@ class CLIPMethod(AnoVLMethod):
     """S_AD of the class token, S_AL of the last layer's ordinary patch tokens (ln_post, projection)."""
 
     wording = PLAIN_PROMPT
-
-    def __init__(self, model: VisionModel, recipe: Recipe) -> None:
-        super().__init__(model, replace(recipe, attention="qkv", layers=None, image_score="class_token"))
+    decided: ClassVar[dict[str, Any]] = {"attention": "qkv", "layers": None, "image_score": "class_token"}

@@ -79,20 +79,20 @@ class Plot:
         def y_at(y: Points) -> Points:
             return HEIGHT - _BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - _TOP - _BOTTOM)
 
+        box = f'viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(self.title)}"'
         parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(self.title)}" '
-            'font-family="system-ui, sans-serif" font-size="11" fill="currentColor">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" {box} font-family="sans-serif" font-size="11" fill="currentColor">',
             f'<text x="{_LEFT}" y="16" font-size="13" font-weight="600">{escape(self.title)}</text>',
         ]
         frame = f'x="{_LEFT}" y="{_TOP}" width="{WIDTH - _LEFT - _RIGHT}" height="{HEIGHT - _TOP - _BOTTOM}"'
         parts.append(f'<rect {frame} fill="none" stroke="currentColor" stroke-opacity=".3"/>')
         for tick in _ticks(x_low, x_high) if self.axes else ():
-            x = float(x_at(np.array(tick)))
-            parts.append(f'<text x="{x:.1f}" y="{HEIGHT - _BOTTOM + 15}" text-anchor="middle">{tick:g}</text>')
+            across = float(x_at(np.array(tick)))
+            parts.append(f'<text x="{across:.1f}" y="{HEIGHT - _BOTTOM + 15}" text-anchor="middle">{tick:g}</text>')
         for tick in _ticks(y_low, y_high) if self.axes else ():
-            y = float(y_at(np.array(tick)))
-            parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-            parts.append(f'<path d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}" stroke="currentColor" stroke-opacity=".12"/>')
+            down = float(y_at(np.array(tick)))
+            parts.append(f'<text x="{_LEFT - 6}" y="{down + 4:.1f}" text-anchor="end">{tick:g}</text>')
+            parts.append(f'<path d="M{_LEFT} {down:.1f}H{WIDTH - _RIGHT}" stroke="currentColor" stroke-opacity=".12"/>')
         middle = (_LEFT + WIDTH - _RIGHT) / 2
         parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle" opacity=".75">{escape(self.x_label)}</text>')
         side = (_TOP + HEIGHT - _BOTTOM) / 2

@@ -114,7 +114,7 @@ class Card:
 
     @property
     def over(self) -> bool:
-        """True for a score at or over the threshold."""
+        """True for a score at the threshold or over it."""
         return self.prediction[0] >= self.prediction[1]
 
     @property
@@ -126,9 +126,10 @@ class Card:
 
     @property
     def shown(self) -> tuple[str, str]:
-        """Score and threshold with as many digits as tell them apart."""
+        """Score and threshold with as many digits as tell them apart, two where they are the same."""
         score, threshold = self.prediction
-        digits = next((n for n in range(2, 6) if f"{score:.{n}f}" != f"{threshold:.{n}f}"), 6)
+        apart = (n for n in range(2, 6) if f"{score:.{n}f}" != f"{threshold:.{n}f}")
+        digits = 2 if score == threshold else next(apart, 6)
         return f"{score:.{digits}f}", f"{threshold:.{digits}f}"
 
 

@@ -1,0 +1,181 @@
+"""anovl evaluate: a data set, one or several methods, figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anovl.cli.app import is_quiet
+from anovl.cli.info import versions
+from anovl.cli.run import parse_size, progress
+from anovl.cli.settings import load_config
+from anovl.config import DEFAULT_MODEL
+from anovl.errors import UsageError
+
+if TYPE_CHECKING:
+    from anovl.evaluation import Evaluation, Variant
+
+ADAPTED = "+tta"  # after a method's name
+
+
+def evaluate(
+    dataset: Annotated[
+        str | None, typer.Argument(metavar="[DATASET]", help="mvtec, visa, ..., folder or manifest; --list shows all.")
+    ] = None,
+    root: Annotated[Path | None, typer.Argument(metavar="[ROOT]", help="Its folder, or the manifest file.")] = None,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for report.json, report.html and the scores.")] = Path(
+        "evaluation"
+    ),
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeat to compare; NAME+tta adapts at test time. Default anovl.", allow_from_autoenv=False),
+    ] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(help="Only this category; repeat for more.", allow_from_autoenv=False)
+    ] = None,
+    class_name: Annotated[str | None, typer.Option(help="What a plain folder shows, if not what it is called.")] = None,
+    resolution: Annotated[
+        str, typer.Option(help="input: compare at the model's size, as the papers do; original: at each image's own.")
+    ] = "input",
+    adapt: Annotated[bool, typer.Option("--adapt", help="Adapt at test time, every method that can.")] = False,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(help="Of the adaptation, default 0; repeat for mean and spread.", allow_from_autoenv=False),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many images a category, half of them good.", min=1)] = None,
+    bootstrap: Annotated[int, typer.Option(help="Resamples for 95 % intervals; 0 leaves them out.", min=0)] = 0,
+    model: Annotated[str, typer.Option(help="As in `anovl predict`.")] = DEFAULT_MODEL,
+    arch: Annotated[str | None, typer.Option(help="Architecture of a weight file.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="default, paper or released; if not given, the model's own.")] = None,
+    image_size: Annotated[str | None, typer.Option(help="Model input size, S or HxW, if not the trained one.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a pass.", min=1)] = 8,
+    workers: Annotated[int, typer.Option(help="Decoding threads.", min=1)] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (fp32), fp32, bf16, fp16.")] = "auto",
+    cache_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    list_datasets: Annotated[bool, typer.Option("--list", help="Show the data sets, their licences and addresses.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="TOML file with these options; environment and flags go before it.", callback=load_config, is_eager=True
+        ),
+    ] = None,
+) -> None:
+    """Measure methods on a data set: a table on stdout; report.json, report.csv, images.csv and report.html in a folder.
+
+    Figures are image AUROC, F1max, AP and pixel AUROC, F1max, AP, PRO, in percent on the terminal and as fractions in
+    the files. Nothing is downloaded: --list says where each data set comes from.
+    """
+    del config
+    from anovl.data.datasets import DATASETS, load
+
+    if list_datasets:
+        for name, info in DATASETS.items():
+            typer.echo(f"{name:10} {info.title}, licence: {info.licence} {info.address}".rstrip())
+        return
+    if dataset is None or root is None:
+        raise UsageError(
+            "evaluate: expected a data set and its folder, such as `anovl evaluate mvtec data/mvtec`; --list shows all"
+        )
+    from anovl import evaluation
+
+    size = parse_size(image_size)
+    evaluation.check_resolution(resolution)
+    rows = _rows(method or ["anovl"], adapt=adapt)
+    data = load(dataset, root, categories=category, class_name=class_name)
+
+    from anovl.core.adapter import check_seeds
+    from anovl.detector import AnoVL
+    from anovl.evaluation.outputs import write_outputs
+    from anovl.methods import method_class
+    from anovl.render.writers import check_folder
+
+    for name, adapts in rows:
+        method_class(name, adapt=adapts)
+    seeds = check_seeds(seed or 0)
+    data = evaluation.limited(data, limit)
+    check_folder(output, resume=resume)
+    if not is_quiet():
+        typer.echo(f"anovl: {data.title}, licence: {data.licence} {data.address}".rstrip(), err=True)
+    first = AnoVL.from_pretrained(
+        model,
+        arch=arch,
+        recipe=recipe,
+        method=rows[0][0],
+        device=device,
+        dtype=dtype,
+        image_size=size,
+        local_files_only=offline,
+        cache_dir=cache_dir,
+    )
+    variants = [
+        evaluation.Variant(name=name + (ADAPTED if adapts else ""), detector=first.with_method(name), adapt=adapts)
+        for name, adapts in rows
+    ]
+    total = len(variants) * sum(len(one.test) for one in data.categories)
+    with progress(total) as advance:
+        done = evaluation.evaluate(
+            variants,
+            data,
+            resolution=resolution,  # type: ignore[arg-type]
+            seeds=seeds,
+            bootstrap=bootstrap,
+            folder=output,
+            resume=resume,
+            batch_size=batch_size,
+            workers=workers,
+            on_image=advance,
+        )
+    page = write_outputs(done, output, versions=versions())
+    print_tables(done)
+    if not is_quiet():
+        typer.echo(f"anovl: {page}", err=True)
+
+
+def _rows(methods: list[str], *, adapt: bool) -> list[tuple[str, bool]]:
+    """(method, adapts) of each row; a method named twice is an error."""
+    rows = [(name.removesuffix(ADAPTED), adapt or name.endswith(ADAPTED)) for name in methods]
+    if len(set(rows)) < len(rows):
+        raise UsageError(f"--method: expected each once, got {', '.join(methods)}")
+    return rows
+
+
+def print_tables(done: Evaluation) -> None:
+    """The figures in percent on stdout, a table a method."""
+    for variant in done.variants:
+        _print_table(done, variant)
+
+
+def _print_table(done: Evaluation, variant: Variant) -> None:
+    from anovl.evaluation.measuring import FIGURES
+
+    std = done.std(variant.name)
+    width = max(len(variant.name), *(len(category.name) for category in done.dataset.categories), len("mean, textures"))
+    typer.echo(f"{variant.name:{width}} {'images':>6} " + " ".join(f"{name.replace('_', ' '):>12}" for name in FIGURES))
+    measured = done.measured(variant.name)
+    for category in done.dataset.categories:
+        cells = (_percent(measured[category.name].figures[name]) for name in FIGURES)
+        typer.echo(f"{category.name:{width}} {len(category.test):6} " + " ".join(cells))
+    kinds = sorted({category.kind for category in done.dataset.categories})
+    for kind in kinds if len(kinds) > 1 else ():
+        number = sum(len(category.test) for category in done.dataset.categories if category.kind == kind)
+        values = done.mean(variant.name, kind)
+        typer.echo(f"{f'mean, {kind}s':{width}} {number:6} " + " ".join(_percent(values[name]) for name in FIGURES))
+    values = done.mean(variant.name)
+    total = sum(len(category.test) for category in done.dataset.categories)
+    typer.echo(f"{'mean':{width}} {total:6} " + " ".join(_percent(values[name], std.get(name)) for name in FIGURES) + "\n")
+    reasons = {reason: None for one in measured.values() for reason in one.reasons.values()}
+    for reason in reasons:
+        typer.echo(f"anovl: no number where {variant.name} has a dash: {reason}", err=True)
+
+
+def _percent(value: float | None, std: float | None = None) -> str:
+    if value is None:
+        return f"{'-':>12}"
+    text = f"{100 * value:.1f}"
+    return f"{text + (f' ± {100 * std:.1f}' if std is not None else ''):>12}"

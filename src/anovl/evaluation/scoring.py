@@ -1,0 +1,233 @@
+"""Phase one of an evaluation: a score and a patch grid an image, kept in a file that a kill does not harm.
+
+A map is a function of its patch grid and the recipe, so the grid is all there is to keep: about a kilobyte an image.
+What took an encoder to find is never found twice; what is measured from it can be measured again in seconds.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anovl.config import Adaptation
+from anovl.core.prompts import Wording
+from anovl.core.scoring import Scores
+from anovl.data.datasets import Category, Sample
+from anovl.data.images import ImageLimits
+from anovl.data.sources import SourceItem
+from anovl.detector import AnoVL, DetectionJob
+from anovl.engine import local
+from anovl.errors import AnovlError, OutputError, UsageError
+from anovl.files import cut_torn_line, replacing
+from anovl.methods import method_class
+from anovl.results import FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One row of a comparison: a detector, its words, and whether it adapts.
+
+    Attributes:
+        name: in tables and file names.
+        detector: backbone, method and recipe.
+        adapt: as in `AnoVL.predict`.
+        wording: words of your own; default the method's.
+    """
+
+    name: str
+    detector: AnoVL
+    adapt: bool | Adaptation = False
+    wording: Wording | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or "\\" in self.name or self.name.startswith("."):
+            raise UsageError(f"variant: expected a name that can be a folder's, got {self.name!r}")
+        method_class(self.detector.method_name, adapt=bool(self.adapt))
+
+    def job(self, category: Category, seeds: Sequence[int]) -> DetectionJob:
+        """The detector bound to a category: its class name, and its domain where the words leave it open."""
+        method = self.detector.method
+        words = self.wording or method.wording
+        if words.domain == "auto" and not words.domain_words:
+            words = replace(words, domain=category.kind)
+        name = category.name if method.recipe.prompts == "released" else category.class_name
+        return self.detector.job(name, wording=words, adapt=self.adapt, seed=tuple(seeds))
+
+    def settings(self) -> dict[str, Any]:
+        """Whatever its scores depend on, as plain values for run.json."""
+        detector = self.detector
+        recipe = detector.method.recipe
+        if isinstance(self.adapt, Adaptation):
+            recipe = replace(recipe, adaptation=self.adapt)
+        return {
+            "method": detector.method_name,
+            "model": detector.backbone.describe(),
+            "recipe": recipe.to_dict(),
+            "words": (self.wording or detector.method.wording).to_dict(),
+            "adapt": bool(self.adapt),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a variant says of an image.
+
+    Attributes:
+        key: the image's name in its data set.
+        size: (H, W) of the image, px.
+        image_scores: [S] in [0, 1], one a seed.
+        patch_scores: [S, h, w] in [0, 1].
+    """
+
+    key: str
+    size: tuple[int, int]
+    image_scores: FloatArray
+    patch_scores: FloatArray
+
+    def to_row(self) -> dict[str, Any]:
+        """Plain values; the arrays exactly, as base64 of little-endian float32."""
+        return {
+            "image": self.key,
+            "size": list(self.size),
+            "shape": list(self.patch_scores.shape),
+            "image_scores": _pack(self.image_scores),
+            "patch_scores": _pack(self.patch_scores),
+        }
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Scored:
+        """What `to_row` wrote."""
+        patches = _unpack(row["patch_scores"]).reshape(row["shape"])
+        return cls(row["image"], (row["size"][0], row["size"][1]), _unpack(row["image_scores"]), patches)
+
+
+@dataclass(frozen=True)
+class _ScoringJob:
+    """A detection job that stops before the map (`anovl.engine.local.Job`)."""
+
+    job: DetectionJob
+
+    @property
+    def limits(self) -> ImageLimits:
+        return self.job.limits
+
+    def preprocess(self, picture: Image.Image) -> Tensor:
+        return self.job.preprocess(picture)
+
+    def score(self, pixel_values: Tensor) -> Scores:
+        return self.job.score(pixel_values)
+
+    def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Scored:
+        del timings
+        images = scores.image_score[None] if scores.image_seeds is None else scores.image_seeds
+        patches = scores.patch_scores[None] if scores.patch_seeds is None else scores.patch_seeds
+        return Scored(item.key, size, images.numpy(), patches.numpy())
+
+
+def score_category(
+    variant: Variant,
+    category: Category,
+    seeds: Sequence[int],
+    path: Path,
+    *,
+    batch_size: int = 8,
+    workers: int = 2,
+    on_image: Callable[[], None] = lambda: None,
+) -> list[Scored]:
+    """Score the images that the file does not hold yet; all of them, in the order of the category.
+
+    Args:
+        variant: what to score with.
+        category: its test images.
+        seeds: of the adaptation, one set of scores each.
+        path: a JSON lines file; it is made, or gone on with after a kill.
+        batch_size, workers: as in `AnoVL.stream`.
+        on_image: is called after each image, those from before included.
+
+    Raises:
+        ImageError: an image cannot be used; figures without it would be another data set's.
+        OutputError: the file cannot be written, or is none of this package.
+    """
+    done = _read(path)
+    if [one.key for one in done] != [sample.key for sample in category.test[: len(done)]]:
+        raise OutputError(f"{path}: scores of other images than the data set's; name another folder")
+    if len(done) < len(category.test):  # whole batches only: an image's last bits depend on who shares its batch
+        done = done[: len(done) // batch_size * batch_size]
+        with replacing(path) as temporary:
+            temporary.write_text("".join(map(_line, done)), encoding="utf-8")
+    for _ in done:
+        on_image()
+    left = category.test[len(done) :]
+    if not left:
+        return done
+    items = (SourceItem(sample.image, sample.key, sample.key) for sample in left)
+    outcomes = local.run(_ScoringJob(variant.job(category, seeds)), items, batch_size=batch_size, workers=workers)
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            for outcome in outcomes:
+                if outcome.prediction is None:
+                    raise outcome.error or AnovlError("no result")
+                done.append(outcome.prediction)
+                stream.write(_line(outcome.prediction))
+                stream.flush()
+                on_image()
+    except OSError as exc:
+        if isinstance(exc, AnovlError):
+            raise
+        raise OutputError(f"{path}: cannot be written ({exc.strerror or exc}); what is there so far is whole") from exc
+    return done
+
+
+def pick(samples: Sequence[Sample], limit: int | None) -> tuple[Sample, ...]:
+    """At most `limit` samples, half of them good where there are enough, evenly spaced over each kind; the order is kept."""
+    if limit is None or len(samples) <= limit:
+        return tuple(samples)
+    good = [index for index, sample in enumerate(samples) if not sample.anomalous]
+    bad = [index for index, sample in enumerate(samples) if sample.anomalous]
+    first = min(len(good), max(limit // 2, limit - len(bad)))
+    chosen = [*_spaced(good, first), *_spaced(bad, limit - first)]
+    return tuple(samples[index] for index in sorted(chosen))
+
+
+def _spaced(items: Sequence[int], count: int) -> Iterator[int]:
+    return (items[index * len(items) // count] for index in range(count))
+
+
+def _line(scored: Scored) -> str:
+    return json.dumps(scored.to_row()) + "\n"
+
+
+def _read(path: Path) -> list[Scored]:
+    """Rows of an earlier run; a torn last line is cut off."""
+    try:
+        cut_torn_line(path)
+        if not path.exists():
+            return []
+        with path.open(encoding="utf-8") as stream:
+            return [Scored.from_row(json.loads(line)) for line in stream]
+    except OSError as exc:
+        raise OutputError(f"{path}: cannot be read or written ({exc.strerror or exc})") from exc
+    except (ValueError, KeyError, TypeError, IndexError) as exc:
+        raise OutputError(f"{path}: not a file of scores of anovl; name another folder, or remove it") from exc
+
+
+def _pack(values: FloatArray) -> str:
+    return base64.b64encode(values.astype("<f4").tobytes()).decode("ascii")
+
+
+def _unpack(text: str) -> FloatArray:
+    return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32)
+
+
+def anomaly_map(variant: Variant, grid: FloatArray, size: tuple[int, int]) -> FloatArray:
+    """The map [H, W] that the variant's recipe makes of a patch grid [h, w]."""
+    return variant.detector.anomaly_map(torch.from_numpy(grid), size)
