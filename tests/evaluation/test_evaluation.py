@@ -10,7 +10,7 @@ import anovl
 from anovl import AnoVL, Variant
 from anovl.data.datasets import read_mask
 from anovl.data.synthetic.layout import write_dataset
-from anovl.errors import ImageError, NothingToDoError, OutputError, UsageError
+from anovl.errors import AnovlError, ImageError, NothingToDoError, OutputError, UsageError
 from anovl.evaluation import FIGURES
 from anovl.evaluation.outputs import write_outputs
 from anovl.evaluation.scoring import Scored, pick
@@ -162,8 +162,10 @@ def test_a_broken_image_ends_the_run(mini, tmp_path):
     write_dataset(tmp_path, ["washer"], per_class=2, size=96)
     dataset = anovl.datasets.load("synthetic", tmp_path)
     dataset.categories[0].test[0].image.write_bytes(b"not an image")
-    with pytest.raises(ImageError, match=r"good|washer"):
+    with pytest.raises(AnovlError, match=r"washer/test/.*: .*mend it") as caught:
         anovl.evaluate(mini, dataset)
+    assert isinstance(caught.value.__cause__, ImageError)
+    assert caught.value.exit_code == 1
 
 
 def test_one_kind_of_image_gives_no_number_and_a_reason(mini, tmp_path):

@@ -122,13 +122,14 @@ def test_outcomes(score, defective, outcome):
         outcome
     ]
     assert f"{outcome} (1)" in page.text
-    assert any(("over" if shown.over else "below") in text and "threshold 0.50" in text for text in page.text)
+    assert any(text.strip() == f"{'at' if shown.over else 'below'} threshold 0.50" for text in page.text)
 
 
 def test_digits_tell_score_and_threshold_apart():
     assert card(0.83).shown == ("0.83", "0.50")
     assert card(0.4996).shown == ("0.4996", "0.5000")
-    assert card(0.5).shown == ("0.500000", "0.500000")
+    assert card(0.5).shown == ("0.50", "0.50")
+    assert card(0.5 + 1e-9).shown == ("0.500000", "0.500000")
 
 
 def test_links_lead_to_the_first_card_of_a_class():

@@ -9,10 +9,11 @@ import typer
 
 from anovl.cli.app import is_quiet
 from anovl.cli.info import versions
-from anovl.cli.run import parse_size, progress
+from anovl.cli.run import parse_size, progress, resumable
 from anovl.cli.settings import load_config
 from anovl.config import DEFAULT_MODEL
 from anovl.errors import UsageError
+from anovl.files import RUN
 
 if TYPE_CHECKING:
     from anovl.evaluation import Evaluation, Variant
@@ -22,9 +23,9 @@ ADAPTED = "+tta"  # after a method's name
 
 def evaluate(
     dataset: Annotated[
-        str | None, typer.Argument(metavar="[DATASET]", help="mvtec, visa, ..., folder or manifest; --list shows all.")
+        str | None, typer.Argument(metavar="DATASET", help="mvtec, visa, ..., folder or manifest; --list shows all.")
     ] = None,
-    root: Annotated[Path | None, typer.Argument(metavar="[ROOT]", help="Its folder, or the manifest file.")] = None,
+    root: Annotated[Path | None, typer.Argument(metavar="ROOT", help="Its folder, or the manifest file.")] = None,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for report.json, report.html and the scores.")] = Path(
         "evaluation"
@@ -118,7 +119,7 @@ def evaluate(
         for name, adapts in rows
     ]
     total = len(variants) * sum(len(one.test) for one in data.categories)
-    with progress(total) as advance:
+    with resumable(output / RUN), progress(total) as advance:
         done = evaluation.evaluate(
             variants,
             data,

@@ -11,9 +11,10 @@ import typer
 from anovl import __version__
 from anovl.cli.app import is_quiet
 from anovl.cli.info import versions
-from anovl.cli.run import progress
+from anovl.cli.run import progress, resumable
 from anovl.config import DEFAULT_MODEL
 from anovl.errors import UsageError, suggest
+from anovl.files import RUN
 
 if TYPE_CHECKING:
     from anovl.data.datasets import Dataset
@@ -93,10 +94,10 @@ def reproduce(
             source, place = Source(dataset, detector), folder_name(f"{dataset.name}-{one}")
             run = options | {"folder": output / "runs" / name / place}
             if name in TABLES:
-                with progress(None) as advance:
+                with resumable(run["folder"] / RUN), progress(None) as advance:
                     results.append(compute_table(name, source, full_shot=trained, on_image=advance, **run))
                 continue
-            with progress(None) as advance:
+            with resumable(run["folder"] / RUN), progress(None) as advance:
                 for path in draw_figure(name, source, output / f"{name}-{place}", on_image=advance, **run):
                     typer.echo(str(path))
     if results:

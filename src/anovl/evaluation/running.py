@@ -123,7 +123,7 @@ def evaluate(
 
     Raises:
         UsageError: no label or no image in the data set, settings out of range, a folder that holds another run.
-        ImageError: an image cannot be used; figures without it would be another data set's.
+        AnovlError: an image cannot be used; figures without it would be another data set's.
         OutputError: the folder cannot be written.
     """
     check_resolution(resolution)

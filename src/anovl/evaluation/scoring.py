@@ -154,7 +154,7 @@ def score_category(
         on_image: is called after each image, those from before included.
 
     Raises:
-        ImageError: an image cannot be used; figures without it would be another data set's.
+        AnovlError: an image cannot be used; figures without it would be another data set's.
         OutputError: the file cannot be written, or is none of this package.
     """
     done = _read(path)
@@ -175,7 +175,8 @@ def score_category(
         with path.open("a", encoding="utf-8") as stream:
             for outcome in outcomes:
                 if outcome.prediction is None:
-                    raise outcome.error or AnovlError("no result")
+                    reason = f"{outcome.error}; without it figures would be another data set's: mend it"
+                    raise AnovlError(reason) from outcome.error
                 done.append(outcome.prediction)
                 stream.write(_line(outcome.prediction))
                 stream.flush()

@@ -30,6 +30,7 @@ _ANCHORS = (
 _COLOURS = np.stack(
     [np.interp(np.linspace(0, 1, 256), [a for a, _ in _ANCHORS], [c[i] for _, c in _ANCHORS]) for i in range(3)], axis=-1
 ).astype(np.uint8)
+_OPACITY = np.rint(0.7 * np.linspace(0, 1, 256) ** 1.5 * 255).astype(np.uint8)  # cold areas keep the picture's own colours
 
 
 def normalise(anomaly_map: FloatArray, score_range: tuple[float, float]) -> FloatArray:
@@ -41,13 +42,25 @@ def normalise(anomaly_map: FloatArray, score_range: tuple[float, float]) -> Floa
 
 def colourise(level: FloatArray) -> Pixels:
     """Levels [H, W] in [0, 1] -> RGB [H, W, 3]."""
-    pixels: Pixels = _COLOURS[np.rint(level * 255).astype(np.uint8)]
-    return pixels
+    return np.asarray(_coloured(_eight_bit(level)))
 
 
 def heatmap(prediction: Prediction) -> Image.Image:
     """The map alone in colour, the map's own size, pixel for pixel."""
-    return Image.fromarray(colourise(normalise(prediction.anomaly_map, prediction.score_range)))
+    return _coloured(_eight_bit(normalise(prediction.anomaly_map, prediction.score_range)))
+
+
+def _eight_bit(level: FloatArray) -> Pixels:
+    """Levels in [0, 1] -> 0 to 255."""
+    pixels: Pixels = np.rint(level * np.float32(255)).astype(np.uint8)
+    return pixels
+
+
+def _coloured(level: Pixels) -> Image.Image:
+    """Levels 0 to 255 -> their colours; a palette is faster than an array of colours."""
+    picture = Image.fromarray(level)
+    picture.putpalette(_COLOURS.tobytes())
+    return picture.convert("RGB")
 
 
 def mask_image(prediction: Prediction) -> Image.Image:
@@ -67,11 +80,10 @@ def overlay(picture: Image.Image, prediction: Prediction, truth: Image.Image | N
         RGB, the picture's size brought to 256..1600 px on the longest side, and the bar on its right.
     """
     width, height = display_size(prediction.image_size)
-    base = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR), dtype=np.float32)
+    base = picture.resize((width, height), Image.Resampling.BILINEAR)
     drawn = np.asarray(Image.fromarray(prediction.anomaly_map).resize((width, height), Image.Resampling.BILINEAR))
-    level = normalise(drawn, prediction.score_range)
-    opacity = 0.7 * level[..., None] ** 1.5  # cold areas keep the picture's own colours
-    pixels = (base * (1 - opacity) + colourise(level) * opacity).astype(np.uint8)
+    level = _eight_bit(normalise(drawn, prediction.score_range))
+    pixels = np.array(Image.composite(_coloured(level), base, Image.fromarray(_OPACITY[level])))
     thickness = max(1, max(width, height) // 400)
     if truth is not None:
         known = np.asarray(truth.convert("L").resize((width, height), Image.Resampling.NEAREST)) > 0

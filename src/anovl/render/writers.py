@@ -1,7 +1,7 @@
 """Sinks for predictions: a folder that survives a kill, or JSON lines on a stream. They know no model.
 
 In a folder the row of an image is appended only after its pictures are in place, so a row means the image is
-done; tables and pictures appear whole or not at all.
+done; tables and pictures appear whole or not at all. Pictures are drawn and saved in threads beside the model.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import logging
 import os
 import shutil
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self
@@ -24,7 +27,11 @@ from anovl.files import ERRORS, ROWS, RUN, TEMPORARY_PREFIX, check_settings, cut
 from anovl.render import overlay as drawing
 from anovl.results import FloatArray, Prediction
 
+log = logging.getLogger(__name__)
+
 PICTURES = ("overlay", "heatmap", "mask", "map")
+SAVERS = 2  # threads that draw and save
+WAITING = 256 * 2**20  # bytes of maps that may wait for them
 TableFormat = Literal["jsonl", "csv", "parquet"]
 MapFormat = Literal["npy", "png16"]
 COLUMNS = (
@@ -51,8 +58,9 @@ def save_image(image: Image.Image, path: Path) -> Path:
     """
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise OutputError(f"{path}: no image format has this suffix; .png or .jpg would do")
+    fast: dict[str, Any] = {"compress_level": 1} if path.suffix.lower() == ".png" else {}  # a third of the time
     with replacing(path) as temporary:
-        image.save(temporary)
+        image.save(temporary, **fast)
     return path
 
 
@@ -108,12 +116,14 @@ class StreamWriter:
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
         self.done: dict[str, bool] = {}
+        self.written = 0
 
     def write(self, image_path: str | None, prediction: Prediction, **_pictures: Any) -> None:
         """One row; pictures have no place on a stream."""
         try:
             self.stream.write(json.dumps(row_of(image_path, prediction)) + "\n")
             self.stream.flush()
+            self.written += 1
         except BrokenPipeError:
             raise
         except OSError as exc:
@@ -142,6 +152,7 @@ class FolderWriter:
 
     Attributes:
         done: images that the earlier run did, and whether they were anomalous.
+        written: images that this run did; those still being saved when it ended early do not count.
 
     Raises:
         UsageError: an unknown kind; a run is already there and `resume` is off; other settings than before.
@@ -170,6 +181,8 @@ class FolderWriter:
         self.done = {row["image_path"]: bool(row.get("pred_label")) for row in read_rows(self._rows_path)}
         self._rows: IO[str] | None = None
         self._errors: IO[str] | None = None
+        self._savers = ThreadPoolExecutor(SAVERS, thread_name_prefix="anovl-save")
+        self._saving: deque[tuple[Future[dict[str, Any]], int]] = deque()  # rows to come, and bytes of their maps
         self.written = self.failed = 0
 
     def _prepare(self, *, resume: bool) -> None:
@@ -210,7 +223,7 @@ class FolderWriter:
         picture: Image.Image | None = None,
         truth: Image.Image | None = None,
     ) -> None:
-        """Write an image's pictures, then its row.
+        """Write an image's pictures, then its row, before long: the order of rows is that of the calls.
 
         Args:
             image_path: the image's name in the row.
@@ -219,6 +232,18 @@ class FolderWriter:
             picture: RGB, needed for the overlay.
             truth: ground-truth mask to draw, where there is one.
         """
+        if self._rows is None:
+            raise UsageError("FolderWriter: use it in a with statement")
+        saving = self._savers.submit(self._save, image_path or stem, prediction, stem, picture, truth)
+        self._saving.append((saving, prediction.anomaly_map.nbytes))
+        most = 2 * SAVERS if self.save else 0
+        while len(self._saving) > most or sum(size for _, size in self._saving) > WAITING:
+            self._note_first()
+
+    def _save(
+        self, name: str, prediction: Prediction, stem: str, picture: Image.Image | None, truth: Image.Image | None
+    ) -> dict[str, Any]:
+        """Write an image's pictures; its row."""
         for kind in self.save:
             suffix = ".npy" if kind == "map" and self.map_format == "npy" else ".png"
             path = self.folder / kind / f"{stem}{suffix}"
@@ -230,8 +255,20 @@ class FolderWriter:
                 save_image(drawing.mask_image(prediction), path)
             elif picture is not None:
                 save_image(drawing.overlay(picture, prediction, truth), path)
-        _append(self._rows, row_of(image_path or stem, prediction), self._rows_path)
+        return row_of(name, prediction)
+
+    def _note_first(self) -> None:
+        """Append the row of the image that has waited longest, once it is saved."""
+        _append(self._rows, self._saving.popleft()[0].result(), self._rows_path)
         self.written += 1
+
+    def _finish(self, *, interrupted: bool) -> None:
+        """Append the rows that are still to come; when interrupted those of images that are being saved, and begin no more."""
+        try:
+            while self._saving and not (interrupted and self._saving[0][0].cancel()):
+                self._note_first()
+        finally:
+            self._savers.shutdown(wait=True, cancel_futures=True)
 
     def write_error(self, image_path: str, reason: str) -> None:
         """Note an image that failed."""
@@ -241,15 +278,17 @@ class FolderWriter:
     def __exit__(
         self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for stream in (self._rows, self._errors):
-            if stream is not None:
-                with contextlib.suppress(OSError):  # every row was flushed when it was written
-                    stream.close()
+        try:
+            self._finish(interrupted=kind is not None)
+        except BaseException as exc:
+            if kind is None:
+                self._interrupted()
+                raise
+            log.debug("after the first error: %s", exc)  # which is the one to tell
         if kind is not None:
-            self.run["status"] = "interrupted"
-            with contextlib.suppress(OSError):  # the first error is the one to tell
-                write_json(self.folder / RUN, self.run)
+            self._interrupted()
             return
+        self._close()
         _publish(self._errors_path, self.folder / ERRORS, keep=self.failed > 0)
         if self.table != "jsonl":
             with replacing(self.folder / f"predictions.{self.table}") as temporary:
@@ -257,6 +296,18 @@ class FolderWriter:
         _publish(self._rows_path, self.folder / ROWS, keep=True)
         self.run |= {"status": "done", "counts": {"scored": self.written + len(self.done), "failed": self.failed}}
         write_json(self.folder / RUN, self.run)
+
+    def _close(self) -> None:
+        for stream in (self._rows, self._errors):
+            if stream is not None:
+                with contextlib.suppress(OSError):  # every row was flushed when it was written
+                    stream.close()
+
+    def _interrupted(self) -> None:
+        self._close()
+        self.run["status"] = "interrupted"
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            write_json(self.folder / RUN, self.run)
 
 
 def row_of(image_path: str | None, prediction: Prediction) -> dict[str, Any]:

@@ -45,9 +45,9 @@ def _section(result: Result) -> Iterator[str]:
     for first in range(0, len(columns), 3 if len(columns) > _TOGETHER else _TOGETHER):
         yield from _block(result, columns[first : first + (3 if len(columns) > _TOGETHER else _TOGETHER)])
         yield ""
-    for row in result.rows:
-        if row.reason:
-            yield f"- {row.label}: {row.reason}."
+    reasons = dict.fromkeys(row.reason for row in result.rows if row.reason)
+    for reason in reasons:
+        yield f"- {', '.join(row.label for row in result.rows if row.reason == reason)}: {reason}."
     if result.table.note:
         yield f"- {result.table.note}"
     yield ""
@@ -104,7 +104,7 @@ def draw_figure(name: str, source: Source, path: Path, *, seeds: Sequence[int], 
         **options: of `anovl.evaluation.evaluate`.
 
     Raises:
-        UsageError, ImageError, OutputError: as `evaluate`.
+        UsageError, AnovlError, OutputError: as `evaluate`.
         MissingExtraError: Fig. 6 without scikit-learn.
     """
     facts: dict[str, Any] = {"figure": name, "dataset": source.dataset.title, "model": source.detector.backbone.name}

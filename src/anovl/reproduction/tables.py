@@ -105,7 +105,7 @@ def compute_table(
         full_shot: how to train the rows that anomalib has; None quotes them.
 
     Raises:
-        UsageError, ImageError, OutputError: as `evaluate`.
+        UsageError, AnovlError, OutputError: as `evaluate`.
     """
     table, dataset, detector = TABLES[name], source.dataset, source.detector
     variants: dict[str, Variant] = {}
