@@ -47,6 +47,7 @@ bench: setup
 	$(BIN)/python benchmarks/adaptation.py
 	$(BIN)/python benchmarks/winclip.py
 	$(BIN)/python benchmarks/metrics.py
+	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/synth.py
 
 clean:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from anovl.data import datasets
     from anovl.data.images import ImageLimits, load_image
     from anovl.detector import AnoVL
+    from anovl.engine.runtime import ExportedModel
     from anovl.errors import AnovlError
     from anovl.evaluation import Evaluation, Variant, evaluate
     from anovl.results import Prediction, Region
@@ -26,6 +27,7 @@ _HOME = {
     "AnovlError": "anovl.errors",
     "Backbone": "anovl.backbones",
     "Evaluation": "anovl.evaluation",
+    "ExportedModel": "anovl.engine.runtime",
     "ImageLimits": "anovl.data.images",
     "Prediction": "anovl.results",
     "PromptSet": "anovl.core.prompts",
@@ -46,6 +48,7 @@ __all__ = [
     "AnovlError",
     "Backbone",
     "Evaluation",
+    "ExportedModel",
     "ImageLimits",
     "Prediction",
     "PromptSet",

@@ -24,6 +24,10 @@ PACKAGES = (
     "jinja2",
     "typer",
     "pyarrow",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
 )
 
 

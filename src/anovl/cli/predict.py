@@ -6,17 +6,33 @@ import json
 import logging
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from anovl.cli import words
+from anovl.cli.exported import bind
 from anovl.cli.info import versions
-from anovl.cli.run import Run, count_images, named_source, resolved
+from anovl.cli.run import Engine, Run, Source, count_images, named_source, parse_size, resolved
 from anovl.cli.settings import load_config
-from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, OutputSize, Recipe
+from anovl.config import (
+    DEFAULT_MODEL,
+    DEFAULT_RECIPE,
+    DEFAULT_THRESHOLD,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_PIXELS,
+    OutputSize,
+    Recipe,
+)
+from anovl.config import recipe as make_recipe
+from anovl.engine.artefact import is_exported
 from anovl.errors import UsageError, suggest
+
+if TYPE_CHECKING:
+    from anovl.detector import DetectionJob
+    from anovl.engine.runtime import ExportedJob
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +42,21 @@ def predict(
         list[str], typer.Argument(metavar="SOURCE", help="A folder, a glob, image files, or - for paths on stdin.")
     ],
     *,
-    class_name: Annotated[str, typer.Option(help="What the images show, such as 'metal nut'.")],
+    class_name: Annotated[
+        str | None,
+        typer.Option(help="What the images show, such as 'metal nut'; not needed where an exported file holds one class."),
+    ] = None,
     model: Annotated[
         str,
-        typer.Option(help="ARCH:TAG, hf-hub:ORG/NAME, local-dir:FOLDER or a weight file; `anovl models`."),
+        typer.Option(
+            help="ARCH:TAG, hf-hub:ORG/NAME, local-dir:FOLDER or a weight file, `anovl models`; or a file of `anovl export`."
+        ),
     ] = DEFAULT_MODEL,
     arch: Annotated[str | None, typer.Option(help="Architecture of a weight file.")] = None,
     recipe: Annotated[str | None, typer.Option(help="default, paper or released; if not given, the model's own.")] = None,
-    method: Annotated[str, typer.Option(help="anovl, or a compared system: clip.")] = "anovl",
+    method: Annotated[
+        str, typer.Option(help="anovl, or a compared system: clip, transmm, maskclip, clip_surgery, winclip; docs/methods.md.")
+    ] = "anovl",
     domain: words.Domain = None,
     defect: words.Defects = None,
     state: words.States = None,
@@ -51,8 +74,13 @@ def predict(
         ),
     ] = None,
     threshold: Annotated[
-        float, typer.Option(help="Score from which an image or pixel counts as anomalous.", min=0, max=1)
-    ] = DEFAULT_THRESHOLD,
+        float | None,
+        typer.Option(
+            help=f"Score from which an image or pixel counts as anomalous; default {DEFAULT_THRESHOLD}, or an exported file's.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
     output: Annotated[str, typer.Option("--output", "-o", help="Output folder; - writes JSON lines to stdout.")] = "-",
     save: Annotated[
         str | None, typer.Option(help="Pictures to save: overlay,heatmap,mask,map, or none; default overlay.")
@@ -97,30 +125,80 @@ def predict(
         raise UsageError("--resume, --save and --format: each needs an output folder, -o FOLDER")
     if not adapt and (adapt_steps is not None or seed):
         raise UsageError("--adapt-steps and --seed: each needs --adapt; without it nothing is drawn at random")
-    size = _parse_size(image_size)
+    size = parse_size(image_size)
     source = named_source(sources)
     count = count_images(source, folder)
+    common: dict[str, Any] = {
+        "source": resolved(source),
+        "save": sorted(kinds) if folder else [],
+        "map_format": map_format,
+        "output_size": output_size,
+    }
 
-    # Whatever can be wrong without the model is told before it is loaded, or downloaded.
-    from anovl.backbones import check_available
-    from anovl.checkpoints import own_settings
-    from anovl.config import DEFAULT_RECIPE
-    from anovl.config import recipe as make_recipe
-    from anovl.core.adapter import check_seeds
-    from anovl.core.prompts import build_prompts, similar_known_class
     from anovl.data.images import ImageLimits
-    from anovl.devices import pick_device, pick_dtype
-    from anovl.methods import method_class
-    from anovl.render.writers import FolderWriter, StreamWriter, check_folder
+    from anovl.render.writers import check_folder
 
     limits = ImageLimits(max_pixels=max_pixels, max_bytes=max_bytes)
+    if folder is not None:
+        check_folder(folder, resume=resume)
+    score = partial(
+        _score,
+        source=source,
+        folder=folder,
+        count=count,
+        kinds=kinds,
+        batch_size=batch_size,
+        workers=workers,
+        fail_on_anomaly=fail_on_anomaly,
+        writing={"save": kinds, "table": table, "map_format": map_format, "resume": resume},
+    )
+    if is_exported(model):
+        from anovl.engine import pipeline
+
+        decided = {
+            "--arch": arch,
+            "--recipe": recipe,
+            "--method": method != "anovl",
+            "--domain": domain,
+            "--defect": defect,
+            "--state": state,
+            "--template": template,
+            "--domain-word": domain_word,
+            "--prompts": prompt_file,
+            "--adapt-steps": adapt_steps,
+            "--seed": seed,
+            "--image-size": image_size,
+        }
+        job, settings = bind(
+            Path(model),
+            class_name,
+            decided=decided,
+            adapt=adapt,
+            threshold=threshold,
+            output_size=output_size,  # type: ignore[arg-type]
+            device=device,
+            dtype=dtype,
+            limits=limits,
+        )
+        settings = common | settings
+        return _show({"images": count, **settings}) if dry_run else score(job, pipeline.run, settings, job.model.session.device)
+    if class_name is None:
+        raise UsageError("--class-name: expected what the images show, such as 'metal nut'")
+    threshold = DEFAULT_THRESHOLD if threshold is None else threshold
+
+    # Whatever can be wrong without the model is told before it is loaded, or downloaded.
+    from anovl.core.adapter import check_seeds
+    from anovl.core.prompts import build_prompts, similar_known_class
+    from anovl.devices import pick_device, pick_dtype
+    from anovl.methods import method_class
+
     pick_device(device)
     pick_dtype(dtype)
     chosen_recipe = None if recipe is None else make_recipe(recipe)
     _adapted(chosen_recipe or make_recipe(), adapt_steps)
     seeds = check_seeds(seed or 0)
     chosen_words = words.wording(
-        method_class(method).wording,
+        method_class(method, adapt=adapt).wording,
         domain=domain,
         defects=defect,
         states=state,
@@ -129,30 +207,21 @@ def predict(
         prompt_file=prompt_file,
     )
     build_prompts(class_name, chosen_words, style=(chosen_recipe or make_recipe()).prompts)
-    if folder is not None:
-        check_folder(folder, resume=resume)
     if near := similar_known_class(class_name):
         log.warning("class name %r: did you mean %r? (any name is allowed)", class_name, near)
-    settings: dict[str, Any] = {
-        "source": resolved(source),
+    settings = {
+        **common,
         "class_name": class_name,
         "method": method,
         "words": chosen_words.to_dict(),
         "threshold": threshold,
-        "save": sorted(kinds) if folder else [],
-        "map_format": map_format,
-        "output_size": output_size,
         "seed": list(seeds) if adapt else None,  # nothing is drawn at random without adaptation
     }
     if dry_run:
-        checkpoint = check_available(model, arch=arch, cache_dir=cache_dir)
-        named = chosen_recipe or make_recipe(own_settings(checkpoint).get("recipe", DEFAULT_RECIPE))
-        model_file = {"weights": str(checkpoint.weights), "weights_sha256": checkpoint.sha256}
-        plan = {"images": count, **model_file, "recipe": _adapted(named, adapt_steps).to_dict(), **settings}
-        typer.echo(json.dumps(plan, indent=2))
-        return 0
+        return _show({"images": count, **_weights(model, arch, cache_dir, chosen_recipe, adapt_steps), **settings})
 
     from anovl.detector import AnoVL
+    from anovl.engine import local
 
     detector = AnoVL.from_pretrained(
         model,
@@ -170,26 +239,54 @@ def predict(
     if detector.backbone.note:
         log.warning("%s: %s", model, detector.backbone.note)
     settings |= {"model": detector.backbone.describe(), "recipe": _adapted(detector.method.recipe, adapt_steps).to_dict()}
-    record = {"versions": versions(), "device": str(detector.backbone.device), "settings": settings}
-    work = Run(
-        job=detector.job(
-            class_name,
-            wording=chosen_words,
-            output_size=output_size,  # type: ignore[arg-type]
-            adapt=_adapted(detector.recipe, adapt_steps).adaptation if adapt else False,
-            seed=seeds,
-        ),
-        source=source,
-        folder=folder,
-        count=count,
-        batch_size=batch_size,
-        workers=workers,
-        draws="overlay" in kinds and folder is not None,
+    bound = detector.job(
+        class_name,
+        wording=chosen_words,
+        output_size=output_size,  # type: ignore[arg-type]
+        adapt=_adapted(detector.method.recipe, adapt_steps).adaptation if adapt else False,
+        seed=seeds,
     )
-    if folder is None:
-        return work.execute(StreamWriter(sys.stdout), fail_on_anomaly=fail_on_anomaly)
-    writer = FolderWriter(folder, record, save=kinds, table=table, map_format=map_format, resume=resume)  # type: ignore[arg-type]
+    return score(bound, local.run, settings, str(detector.backbone.device))
+
+
+def _score(
+    job: DetectionJob | ExportedJob,
+    engine: Engine,
+    settings: dict[str, Any],
+    device: str,
+    *,
+    source: Source,
+    folder: Path | None,
+    kinds: list[str],
+    writing: dict[str, Any],
+    fail_on_anomaly: bool,
+    **pace: Any,
+) -> int:
+    """Do the run, its results into the folder, or to stdout where there is none; the exit code."""
+    from anovl.render.writers import FolderWriter, StreamWriter
+
+    draws = "overlay" in kinds and folder is not None
+    work = Run(job=job, engine=engine, source=source, folder=folder, draws=draws, **pace)
+    record = {"versions": versions(), "device": device, "settings": settings}
+    writer = StreamWriter(sys.stdout) if folder is None else FolderWriter(folder, record, **writing)
     return work.execute(writer, fail_on_anomaly=fail_on_anomaly)
+
+
+def _weights(model: str, arch: str | None, cache_dir: Path | None, recipe: Recipe | None, steps: int | None) -> dict[str, Any]:
+    """What a plan says of the model, without loading it."""
+    from anovl.backbones import check_available
+    from anovl.checkpoints import own_settings
+
+    checkpoint = check_available(model, arch=arch, cache_dir=cache_dir)
+    named = recipe or make_recipe(own_settings(checkpoint).get("recipe", DEFAULT_RECIPE))
+    model_file = {"weights": str(checkpoint.weights), "weights_sha256": checkpoint.sha256}
+    return {**model_file, "recipe": _adapted(named, steps).to_dict()}
+
+
+def _show(plan: dict[str, Any]) -> int:
+    """Print what a run would do."""
+    typer.echo(json.dumps(plan, indent=2))
+    return 0
 
 
 def _adapted(recipe: Recipe, steps: int | None) -> Recipe:
@@ -213,13 +310,3 @@ def _check_choices(kinds: list[str], table: str, map_format: str, output_size: s
     ):
         if given not in valid:
             raise UsageError(suggest(what, given, valid))
-
-
-def _parse_size(text: str | None) -> tuple[int, int] | None:
-    """(H, W) from "240" or "240x320"."""
-    if text is None:
-        return None
-    sides = text.lower().split("x")
-    if len(sides) not in (1, 2) or not all(side.isdigit() and int(side) > 0 for side in sides):
-        raise UsageError(f"image size: expected S or HxW in pixels, such as 240 or 240x320, got {text!r}")
-    return int(sides[0]), int(sides[-1])

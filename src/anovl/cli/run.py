@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 
     from anovl.data.sources import SourceItem
     from anovl.detector import DetectionJob
+    from anovl.engine.pipeline import Outcome
+    from anovl.engine.runtime import ExportedJob
     from anovl.render.writers import FolderWriter, StreamWriter
+    from anovl.results import Prediction
 
 log = logging.getLogger(__name__)
 
 SOME_FAILED, ANOMALIES_FOUND = 3, 4
 
 Source = str | list[str]
+Engine = Callable[..., "Iterator[Outcome[Prediction]]"]
 
 
 def named_source(arguments: list[str]) -> Source:
@@ -103,15 +107,28 @@ def progress(total: int | None) -> Iterator[Callable[[], None]]:
         yield advance
 
 
+@contextmanager
+def resumable(record: Path) -> Iterator[None]:
+    """Say how to go on when what is inside ends early; `record` is the file that tells whether it had begun."""
+    try:
+        yield
+    except BaseException:
+        if record.exists():
+            typer.echo("anovl: stopped; the same command with --resume goes on where it was", err=True)
+        raise
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One run: a detector bound to a class, a source, and how to work.
 
     Attributes:
+        engine: `run` of `anovl.engine.local`, or of `anovl.engine.pipeline` for an exported model.
         draws: keep pictures for the overlays.
     """
 
-    job: DetectionJob
+    job: DetectionJob | ExportedJob
+    engine: Engine
     source: Source
     folder: Path | None
     count: int | None
@@ -125,8 +142,6 @@ class Run:
         Returns:
             the exit code.
         """
-        from anovl.engine.local import run
-
         done = writer.done
         source = items_of(self.source, self.folder)
         first = next(source, None)
@@ -134,11 +149,13 @@ class Run:
             raise NothingToDoError("source: no path came on stdin")
         items = (item for item in itertools.chain([first], source) if item.key not in done)
         left = None if self.count is None else max(0, self.count - len(done))
-        scored = failed = 0
+        failed = 0
         anomalous = sum(done.values())
         try:
             with writer, progress(left) as advance:
-                outcomes = run(self.job, items, batch_size=self.batch_size, workers=self.workers, keep_pictures=self.draws)
+                outcomes = self.engine(
+                    self.job, items, batch_size=self.batch_size, workers=self.workers, keep_pictures=self.draws
+                )
                 for outcome in outcomes:
                     advance()
                     item, prediction = outcome.item, outcome.prediction
@@ -150,18 +167,16 @@ class Run:
                         continue
                     truth = self._truth(item) if self.draws else None
                     writer.write(item.image_path, prediction, stem=item.stem, picture=outcome.picture, truth=truth)
-                    scored += 1
                     anomalous += prediction.pred_label
         except BaseException:
             if self.folder is not None:
-                typer.echo(
-                    f"anovl: stopped with {scored + len(done)} images done; the same command with --resume goes on", err=True
-                )
+                reached = f"stopped with {writer.written + len(done)} images done"
+                typer.echo(f"anovl: {reached}; the same command with --resume goes on", err=True)
             raise
         if not is_quiet():
             kept = f", {len(done)} kept from before" if done else ""
             where = f" -> {self.folder}" if self.folder else ""
-            typer.echo(f"anovl: {scored} scored, {anomalous} anomalous, {failed} failed{kept}{where}", err=True)
+            typer.echo(f"anovl: {writer.written} scored, {anomalous} anomalous, {failed} failed{kept}{where}", err=True)
         if failed:
             return SOME_FAILED
         return ANOMALIES_FOUND if fail_on_anomaly and anomalous else 0
@@ -179,3 +194,13 @@ class Run:
         except ImageError as exc:
             log.warning("ground truth not drawn: %s", exc)
             return None
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """(H, W) from "240" or "240x320"."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) not in (1, 2) or not all(side.isdigit() and int(side) > 0 for side in sides):
+        raise UsageError(f"image size: expected S or HxW in pixels, such as 240 or 240x320, got {text!r}")
+    return int(sides[0]), int(sides[-1])

@@ -1,0 +1,68 @@
+"""What `anovl predict` does with a file of `anovl export`; no torch is imported on the way."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anovl.config import OutputSize
+from anovl.errors import UsageError
+
+if TYPE_CHECKING:
+    from anovl.data.images import ImageLimits
+    from anovl.engine.runtime import ExportedJob
+
+
+def bind(
+    path: Path,
+    class_name: str | None,
+    *,
+    decided: Mapping[str, Any],
+    adapt: bool,
+    threshold: float | None,
+    output_size: OutputSize | None,
+    device: str,
+    dtype: str,
+    limits: ImageLimits,
+) -> tuple[ExportedJob, dict[str, Any]]:
+    """Load an exported file for a class.
+
+    Args:
+        path: of the file.
+        class_name: None where the file holds one alone.
+        decided: options that an exported file has decided, by their names; none may be set.
+        adapt: whether the command asked for it; a file with the adaptation inside adapts anyway.
+        threshold, output_size, device, dtype, limits: as in `anovl.engine.runtime.ExportedModel`.
+
+    Returns:
+        the job, and what run.json records about it.
+
+    Raises:
+        UsageError: an option that does not apply, or as `ExportedModel`.
+        MissingExtraError, CheckpointError: as `ExportedModel`.
+    """
+    if given := [name for name, value in decided.items() if value]:
+        raise UsageError(f"{', '.join(given)}: decided when {path.name} was exported; leave it out, or export anew with it")
+
+    from anovl.engine.runtime import ExportedModel
+
+    model = ExportedModel(path, device=device, dtype=dtype, threshold=threshold, limits=limits)
+    if adapt and model.card.seed is None:
+        raise UsageError(f"--adapt: {path.name} was exported without the adaptation; export it with --adapt")
+    job = model.job(class_name, output_size=output_size)
+    files = [path, path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [path]
+    settings = {
+        "class_name": model.card.classes[job.index],
+        "threshold": model.threshold,
+        "dtype": dtype,
+        "model": {"file": str(path.absolute()), "sha256": {file.suffix: _sha256(file) for file in files}},
+        "exported": model.card.to_dict(),
+    }
+    return job, settings
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
