@@ -106,6 +106,7 @@ def test_a_run_goes_on(tmp_path):
         (["table1", "--data", "mvtec=nowhere"], "nowhere"),
         (["table1", "--synthetic", "--category", "wosher"], "washer"),
         (["table6", "--synthetic", "--dtd", "x"], "--full-shot"),
+        (["table1", "--synthetic", "--resolution", "full"], "resolution"),
     ],
 )
 def test_wrong_usage_is_told_in_a_line(arguments, says, tmp_path, monkeypatch):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +14,7 @@ from anovl.cli.info import versions
 from anovl.cli.run import progress, resumable
 from anovl.config import DEFAULT_MODEL
 from anovl.errors import UsageError, suggest
-from anovl.files import RUN
+from anovl.files import RUN, TEMPORARY_PREFIX
 
 if TYPE_CHECKING:
     from anovl.data.datasets import Dataset
@@ -62,9 +62,11 @@ def reproduce(
     """
     from anovl.data.datasets import load
     from anovl.detector import AnoVL
+    from anovl.evaluation import check_resolution
     from anovl.reproduction import NAMES, TABLES, FullShot, Source, compute_table, folder_name
     from anovl.reproduction.outputs import draw_figure, markdown, write_tables
 
+    check_resolution(resolution)
     if name not in NAMES:
         raise UsageError(suggest("table or figure", name, NAMES))
     if dtd is not None and not full_shot:
@@ -125,9 +127,11 @@ def _drawn(output: Path, per_class: int, categories: list[str] | None, *, train:
     names = sorted({one.replace("_", " ") for one in categories} if categories else CLASSES)
     root = output / DRAWN / (f"{per_class}-{train}-{'-'.join(names).replace(' ', '_')}" if categories else f"{per_class}-{train}")
     if not (root / RECORD).exists():
-        shutil.rmtree(root, ignore_errors=True)  # what an interrupted run drew
         sizes = {"per_class": per_class, "train_per_class": train}
         check_settings(root, names, seed=0, size=240, workers=1, **sizes)
-        with progress((per_class + train) * len(names)) as advance:
-            write_dataset(root, names, version=__version__, on_picture=advance, **sizes)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=root.parent) as scratch:  # whole or not at all
+            with progress((per_class + train) * len(names)) as advance:
+                write_dataset(Path(scratch, root.name), names, version=__version__, on_picture=advance, **sizes)
+            Path(scratch, root.name).replace(root)
     return load(DRAWN, root)
