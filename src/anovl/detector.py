@@ -25,6 +25,7 @@ from anovl.data.images import ImageLimits
 from anovl.data.sources import SourceItem, iter_source
 from anovl.data.transforms import to_pixel_values
 from anovl.engine import local
+from anovl.engine.pipeline import results
 from anovl.engine.text import TextCache
 from anovl.errors import AnovlError, UsageError
 from anovl.methods import make_method, method_class
@@ -66,7 +67,6 @@ class AnoVL:
         self.method = make_method(method, backbone, self.recipe)
         self.threshold = threshold
         self.limits = limits or ImageLimits()
-        self.score_range = _score_range(self.method.logit_scale / backbone.logit_scale)
         self._texts = TextCache(backbone, None if cache_dir is None else Path(cache_dir))
 
     @classmethod
@@ -109,8 +109,12 @@ class AnoVL:
         """
         other = copy(self)
         other.method_name, other.method = method, make_method(method, self.backbone, self.recipe)
-        other.score_range = _score_range(other.method.logit_scale / self.backbone.logit_scale)
         return other
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """The fixed drawing scale; see `anovl.results.Prediction`."""
+        return _score_range(self.method.logit_scale / self.backbone.logit_scale)
 
     @torch.inference_mode()
     def encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,10 +178,8 @@ class AnoVL:
         job = self.job(
             class_name, domain=domain, defects=defects, wording=wording, output_size=output_size, adapt=adapt, seed=seed
         )
-        (outcome,) = local.run(job, [item], batch_size=1, workers=1)
-        if outcome.prediction is None:
-            raise outcome.error or AnovlError("no result")
-        return outcome.prediction
+        (prediction,) = results(local.run(job, [item], batch_size=1, workers=1))
+        return prediction
 
     def stream(
         self,
@@ -203,18 +205,10 @@ class AnoVL:
             on_error: "raise" stops at the first broken image, "skip" logs it and goes on.
             class_name, domain, defects, wording, output_size, adapt, seed: as in `predict`.
         """
-        if on_error not in ("raise", "skip"):
-            raise UsageError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
         job = self.job(
             class_name, domain=domain, defects=defects, wording=wording, output_size=output_size, adapt=adapt, seed=seed
         )
-        for outcome in local.run(job, iter_source(source), batch_size=batch_size, workers=workers):
-            if outcome.prediction is not None:
-                yield outcome.prediction
-            elif outcome.error is not None:
-                if on_error == "raise":
-                    raise outcome.error
-                log.warning("skipped %s", outcome.error)
+        yield from results(local.run(job, iter_source(source), batch_size=batch_size, workers=workers), on_error=on_error)
 
     def job(
         self,

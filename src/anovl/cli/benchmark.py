@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from anovl.cli import options
+
 benchmark = typer.Typer(help="Measure what a stage costs on this machine.", no_args_is_help=True)
 
 DRAWN_CLASS = "metal nut"
@@ -26,8 +28,8 @@ def adapt(
     batch_size: Annotated[int, typer.Option(help="Images in the one batch that is measured.", min=1)] = 8,
     rounds: Annotated[int, typer.Option(help="Rounds; printed are medians.", min=1)] = 3,
     seed: Annotated[int, typer.Option(help="Of weights and noise.", min=0)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (fp32), fp32, bf16, fp16.")] = "auto",
+    device: options.Device = "auto",
+    dtype: options.DType = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
 ) -> None:
     """Test-time adaptation: loss before each step, change of the scores, time and memory an image, beside the plain pass."""

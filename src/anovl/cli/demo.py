@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from anovl.cli import options
 from anovl.cli.app import is_quiet
 from anovl.cli.info import versions
 from anovl.cli.run import progress
@@ -24,7 +25,7 @@ def demo(
     per_class: Annotated[int, typer.Option(help="Pictures a class, half of them defective.", min=1)] = 4,
     seed: Annotated[int, typer.Option(help="Another seed draws other pictures.", min=0)] = 0,
     model: Annotated[str, typer.Option(help="The embedded model, or any that `anovl predict` takes.")] = DEMO_MODEL,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: options.Device = "auto",
 ) -> None:
     """Draw pictures that no training saw, score them, write one HTML page with figures and a gallery.
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from anovl.cli import options
 from anovl.cli.app import is_quiet
 from anovl.cli.info import versions
 from anovl.cli.run import parse_size, progress, resumable
-from anovl.cli.settings import load_config
 from anovl.config import DEFAULT_MODEL
 from anovl.errors import UsageError
 from anovl.files import RUN
@@ -49,23 +49,18 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="At most so many images a category, half of them good.", min=1)] = None,
     bootstrap: Annotated[int, typer.Option(help="Resamples for 95 % intervals; 0 leaves them out.", min=0)] = 0,
     model: Annotated[str, typer.Option(help="As in `anovl predict`.")] = DEFAULT_MODEL,
-    arch: Annotated[str | None, typer.Option(help="Architecture of a weight file.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="default, paper or released; if not given, the model's own.")] = None,
-    image_size: Annotated[str | None, typer.Option(help="Model input size, S or HxW, if not the trained one.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a pass.", min=1)] = 8,
-    workers: Annotated[int, typer.Option(help="Decoding threads.", min=1)] = 2,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (fp32), fp32, bf16, fp16.")] = "auto",
-    cache_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    arch: options.Arch = None,
+    recipe: options.RecipeName = None,
+    image_size: options.ImageSize = None,
+    batch_size: options.BatchSize = 8,
+    workers: options.Workers = 2,
+    device: options.Device = "auto",
+    dtype: options.DType = "auto",
+    cache_dir: options.CacheDir = None,
+    offline: options.Offline = False,
+    resume: options.Resume = False,
     list_datasets: Annotated[bool, typer.Option("--list", help="Show the data sets, their licences and addresses.")] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML file with these options; environment and flags go before it.", callback=load_config, is_eager=True
-        ),
-    ] = None,
+    config: options.Config = None,
 ) -> None:
     """Measure methods on a data set: a table on stdout; report.json, report.csv, images.csv and report.html in a folder.
 

@@ -9,11 +9,10 @@ from typing import Annotated, get_args
 
 import typer
 
-from anovl.cli import words
+from anovl.cli import options, words
 from anovl.cli.app import is_quiet
 from anovl.cli.info import versions
 from anovl.cli.run import parse_size
-from anovl.cli.settings import load_config
 from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD
 from anovl.engine.artefact import SUFFIXES, ExportFormat, Precision
 from anovl.errors import UsageError, suggest
@@ -33,8 +32,8 @@ def export(
     model: Annotated[
         str, typer.Option(help="ARCH:TAG, hf-hub:ORG/NAME, local-dir:FOLDER or a weight file; `anovl models`.")
     ] = DEFAULT_MODEL,
-    arch: Annotated[str | None, typer.Option(help="Architecture of a weight file.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="default, paper or released; if not given, the model's own.")] = None,
+    arch: options.Arch = None,
+    recipe: options.RecipeName = None,
     method: Annotated[str, typer.Option(help="anovl, clip or maskclip.")] = "anovl",
     domain: words.Domain = None,
     defect: words.Defects = None,
@@ -55,17 +54,12 @@ def export(
     threshold: Annotated[
         float, typer.Option(help="Score from which an image or pixel counts as anomalous.", min=0, max=1)
     ] = DEFAULT_THRESHOLD,
-    image_size: Annotated[str | None, typer.Option(help="Model input size, S or HxW, if not the trained one.")] = None,
+    image_size: options.ImageSize = None,
     check: Annotated[bool, typer.Option("--check", help="Compare with torch; fp32 fails over 1e-4.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
-    cache_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML file with these options; environment and flags go before it.", callback=load_config, is_eager=True
-        ),
-    ] = None,
+    cache_dir: options.CacheDir = None,
+    offline: options.Offline = False,
+    config: options.Config = None,
 ) -> None:
     """Write one file that `anovl predict --model DEST` runs without torch; one line of JSON says what it is.
 

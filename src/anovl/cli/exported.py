@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anovl.checkpoints import sha256_of
 from anovl.config import OutputSize
 from anovl.errors import UsageError
 
@@ -57,12 +57,7 @@ def bind(
         "class_name": model.card.classes[job.index],
         "threshold": model.threshold,
         "dtype": dtype,
-        "model": {"file": str(path.absolute()), "sha256": {file.suffix: _sha256(file) for file in files}},
+        "model": {"file": str(path.absolute()), "sha256": {file.suffix: sha256_of(file) for file in files}},
         "exported": model.card.to_dict(),
     }
     return job, settings
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from anovl.cli import options
 from anovl.errors import UsageError
 
 
 def models(
     pattern: Annotated[str, typer.Argument(help="Only names that contain this; * and ? are wildcards.")] = "",
     *,
-    cache_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
+    cache_dir: options.CacheDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
 ) -> None:
     """List the models, embedded ones first; "here" marks those on this machine."""

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from anovl.cli import words
+from anovl.cli import options, words
 from anovl.cli.exported import bind
 from anovl.cli.info import versions
 from anovl.cli.run import Engine, Run, Source, count_images, named_source, parse_size, resolved
-from anovl.cli.settings import load_config
 from anovl.config import (
     DEFAULT_MODEL,
     DEFAULT_RECIPE,
@@ -52,8 +51,8 @@ def predict(
             help="ARCH:TAG, hf-hub:ORG/NAME, local-dir:FOLDER or a weight file, `anovl models`; or a file of `anovl export`."
         ),
     ] = DEFAULT_MODEL,
-    arch: Annotated[str | None, typer.Option(help="Architecture of a weight file.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="default, paper or released; if not given, the model's own.")] = None,
+    arch: options.Arch = None,
+    recipe: options.RecipeName = None,
     method: Annotated[
         str, typer.Option(help="anovl, or a compared system: clip, transmm, maskclip, clip_surgery, winclip; docs/methods.md.")
     ] = "anovl",
@@ -90,26 +89,21 @@ def predict(
         str, typer.Option("--format", help="jsonl; csv or parquet adds that table.", envvar="ANOVL_FORMAT")
     ] = "jsonl",
     output_size: Annotated[str | None, typer.Option(help="Map size: image or input (the model's); default the recipe's.")] = None,
-    image_size: Annotated[str | None, typer.Option(help="Model input size, S or HxW, if not the trained one.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a pass.", min=1)] = 8,
-    workers: Annotated[int, typer.Option(help="Decoding threads.", min=1)] = 2,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (fp32), fp32, bf16, fp16.")] = "auto",
-    cache_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    image_size: options.ImageSize = None,
+    batch_size: options.BatchSize = 8,
+    workers: options.Workers = 2,
+    device: options.Device = "auto",
+    dtype: options.DType = "auto",
+    cache_dir: options.CacheDir = None,
+    offline: options.Offline = False,
     max_pixels: Annotated[int, typer.Option(help="Larger images are refused.")] = MAX_IMAGE_PIXELS,
     max_bytes: Annotated[int, typer.Option(help="Larger files are refused.")] = MAX_IMAGE_BYTES,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    resume: options.Resume = False,
     fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 4 when an image is anomalous.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check settings and model file, print the plan, score nothing.")
     ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML file with these options; environment and flags go before it.", callback=load_config, is_eager=True
-        ),
-    ] = None,
+    config: options.Config = None,
 ) -> int:
     """Score images: JSON lines on stdout, or a folder with overlays, maps and predictions.jsonl.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anovl import __version__
+from anovl.cli import options
 from anovl.cli.app import is_quiet
 from anovl.cli.info import versions
 from anovl.cli.run import progress, resumable
@@ -35,7 +36,7 @@ def reproduce(
         list[str] | None,
         typer.Option(help="As in `anovl predict`; repeat for more. Default the paper's.", allow_from_autoenv=False),
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="default, paper or released; if not given, the model's own.")] = None,
+    recipe: options.RecipeName = None,
     limit: Annotated[int | None, typer.Option(help="At most so many images a category, half of them good.", min=1)] = None,
     category: Annotated[
         list[str] | None, typer.Option(help="Only this category; repeat for more.", allow_from_autoenv=False)
@@ -43,17 +44,17 @@ def reproduce(
     seeds: Annotated[int, typer.Option(help="Seeds of the adaptation, from 0; the paper has five.", min=1)] = 5,
     resolution: Annotated[str, typer.Option(help="input: compare at the model's size, as the paper does; original.")] = "input",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("reproduction"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    resume: options.Resume = False,
     full_shot: Annotated[
         bool, typer.Option("--full-shot", help="Table 6: train PaDiM and DRAEM by anomalib instead of quoting them.")
     ] = False,
     dtd: Annotated[Path | None, typer.Option(help="Folder of the DTD textures, for DRAEM.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a pass.", min=1)] = 8,
-    workers: Annotated[int, typer.Option(help="Decoding threads.", min=1)] = 2,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (fp32), fp32, bf16, fp16.")] = "auto",
-    cache_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
+    batch_size: options.BatchSize = 8,
+    workers: options.Workers = 2,
+    device: options.Device = "auto",
+    dtype: options.DType = "auto",
+    cache_dir: options.CacheDir = None,
+    offline: options.Offline = False,
 ) -> None:
     """Compute a table or figure of the paper and print ours | paper | difference, in percent.
 
@@ -79,7 +80,7 @@ def reproduce(
     else:
         datasets = [load(dataset, root, categories=category) for dataset, root in map(_pair, data or ())]
     trained = FullShot(dtd=dtd) if full_shot else None
-    options: dict[str, Any] = {
+    common: dict[str, Any] = {
         "seeds": range(seeds),
         "resolution": resolution,
         "limit": limit,
@@ -94,7 +95,7 @@ def reproduce(
         )
         for dataset in datasets:
             source, place = Source(dataset, detector), folder_name(f"{dataset.name}-{one}")
-            run = options | {"folder": output / "runs" / name / place}
+            run = common | {"folder": output / "runs" / name / place}
             if name in TABLES:
                 with resumable(run["folder"] / RUN), progress(None) as advance:
                     results.append(compute_table(name, source, full_shot=trained, on_image=advance, **run))

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from PIL import Image
 
@@ -64,6 +64,24 @@ class _Decoded(Generic[Pixels]):
     size: tuple[int, int]
     picture: Image.Image | None
     decode_ms: float
+
+
+def results(outcomes: Iterator[Outcome[Result]], *, on_error: Literal["raise", "skip"] = "raise") -> Iterator[Result]:
+    """What the run gives for each image: a broken one raises its error, or is logged and left out.
+
+    Raises:
+        UsageError: on_error is neither.
+        AnovlError: of the first broken image, for "raise".
+    """
+    if on_error not in ("raise", "skip"):
+        raise UsageError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
+    for outcome in outcomes:
+        if outcome.prediction is not None:
+            yield outcome.prediction
+        elif on_error == "raise":
+            raise outcome.error or AnovlError("no result")
+        else:
+            log.warning("skipped %s", outcome.error)
 
 
 def run(

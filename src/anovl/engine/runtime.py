@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from anovl.engine.artefact import read_card
 from anovl.engine.sessions import Images, open_session
 from anovl.errors import AnovlError, UsageError
 from anovl.results import FloatArray, Prediction
-
-log = logging.getLogger(__name__)
 
 Scored = tuple[np.float32, FloatArray]  # image score, patch scores [h, w]
 
@@ -76,10 +73,8 @@ class ExportedModel:
             UsageError: the file does not hold the class.
         """
         job = self.job(class_name, output_size=output_size)
-        (outcome,) = pipeline.run(job, [SourceItem(image, None, "image")], batch_size=1, workers=1)
-        if outcome.prediction is None:
-            raise outcome.error or AnovlError("no result")
-        return outcome.prediction
+        (prediction,) = pipeline.results(pipeline.run(job, [SourceItem(image, None, "image")], batch_size=1, workers=1))
+        return prediction
 
     def stream(
         self,
@@ -92,16 +87,9 @@ class ExportedModel:
         on_error: Literal["raise", "skip"] = "raise",
     ) -> Iterator[Prediction]:
         """Score a folder, glob, list or iterator of images; as `anovl.AnoVL.stream`."""
-        if on_error not in ("raise", "skip"):
-            raise UsageError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
         job = self.job(class_name, output_size=output_size)
-        for outcome in pipeline.run(job, iter_source(source), batch_size=batch_size, workers=workers):
-            if outcome.prediction is not None:
-                yield outcome.prediction
-            elif outcome.error is not None:
-                if on_error == "raise":
-                    raise outcome.error
-                log.warning("skipped %s", outcome.error)
+        outcomes = pipeline.run(job, iter_source(source), batch_size=batch_size, workers=workers)
+        yield from pipeline.results(outcomes, on_error=on_error)
 
     def job(self, class_name: str | None = None, *, output_size: OutputSize | None = None) -> ExportedJob:
         """This model bound to a class, for the engine's loop."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from anovl.data.datasets import Category, Sample, read_mask, resize_mask
@@ -94,7 +94,6 @@ def measure(
     *,
     resolution: Resolution = "input",
     bootstrap: int = 0,
-    on_image: Callable[[], None] = lambda: None,
 ) -> Measured:
     """Image and pixel figures of a category.
 
@@ -105,27 +104,33 @@ def measure(
         resolution: "input" compares at the model's input size, masks resized (the papers' way); "original" at each
             image's own size.
         bootstrap: resamples for the intervals; 0 leaves them out.
-        on_image: is called after each image.
     """
-    first, by_seed = None, []
-    for index in range(len(scored[0].image_scores)):
-        seed = _Seed(variant, category, scored, index, resolution, on_image=on_image)
-        all_kinds = seed.figures(seed.kinds)
-        by_seed.append(all_kinds.figures)
-        if first is None:  # whatever else there is comes from the first seed
-            faulty = [kind for kind in seed.kinds if kind != "good"]
-            first = Measured(
-                by_seed=(),
-                reasons=all_kinds.reasons,
-                intervals=seed.intervals(bootstrap) if bootstrap else {},
-                thresholds=all_kinds.thresholds,
-                by_defect={kind: seed.figures(["good", kind]).figures for kind in faulty} if len(faulty) > 1 else {},
-                curves=all_kinds.curves,
-                images=tuple(seed.images),
-            )
-    if first is None:
-        raise UsageError(f"{category.name}: no scores")
-    return replace(first, by_seed=tuple(by_seed))
+    seeds = len(scored[0].image_scores)
+    tallies = [Tally(category, memory=MEMORY // seeds) for _ in range(seeds)]
+    images = []
+    for sample, one in zip(category.test, scored, strict=True):
+        mask, inside = None, None
+        if category.has_masks and sample.anomalous is not None:
+            size = one.size if resolution == "original" else variant.detector.backbone.image_size
+            mask = resize_mask(read_mask(sample, one.size), size)
+        for index, tally in enumerate(tallies):
+            values = None if mask is None else anomaly_map(variant, one.patch_scores[index], mask.shape)
+            tally.update(sample, float(one.image_scores[index]), values, mask)
+            if index == 0 and values is not None and mask is not None and mask.any() and not mask.all():
+                inside = auroc(values, mask)
+        images.append(ImageRow(sample.key, sample.defect, sample.anomalous, float(one.image_scores[0]), inside))
+    first, *others = tallies  # whatever else there is comes from the first seed
+    found = first.figures(first.kinds)
+    faulty = [kind for kind in first.kinds if kind != "good"]
+    return Measured(
+        by_seed=(found.figures, *(tally.figures(tally.kinds).figures for tally in others)),
+        reasons=found.reasons,
+        intervals=first.intervals(bootstrap) if bootstrap else {},
+        thresholds=found.thresholds,
+        by_defect={kind: first.figures(["good", kind]).figures for kind in faulty} if len(faulty) > 1 else {},
+        curves=found.curves,
+        images=tuple(images),
+    )
 
 
 class _Found(NamedTuple):
@@ -135,35 +140,27 @@ class _Found(NamedTuple):
     curves: dict[str, Curve]
 
 
-class _Seed:
-    """One seed's scores, sorted by kind of defect."""
+class Tally:
+    """Scores and maps of a category against the truth, by kind of defect.
 
-    def __init__(
-        self,
-        variant: Variant,
-        category: Category,
-        scored: Sequence[Scored],
-        index: int,
-        resolution: Resolution,
-        *,
-        on_image: Callable[[], None],
-    ) -> None:
+    Args:
+        category: whose samples come.
+        memory: bytes of pixel scores; more go to a temporary file.
+    """
+
+    def __init__(self, category: Category, *, memory: int = MEMORY) -> None:
         self.has_masks = category.has_masks
         self.image: dict[str, ImageMetrics] = {}
         self.pixel: dict[str, PixelMetrics] = {}
-        self.images: list[ImageRow] = []
-        memory = MEMORY // len({sample.defect for sample in category.test})
-        for sample, one in zip(category.test, scored, strict=True):
-            score, inside = float(one.image_scores[index]), None
-            if sample.anomalous is not None:
-                self.image.setdefault(sample.defect, ImageMetrics()).update([score], [sample.anomalous])
-                if category.has_masks:
-                    size = one.size if resolution == "original" else variant.detector.backbone.image_size
-                    values, mask = anomaly_map(variant, one.patch_scores[index], size), _mask(sample, one, size)
-                    self.pixel.setdefault(sample.defect, PixelMetrics(memory=memory)).update(values, mask)
-                    inside = _inside(values, mask) if index == 0 else None
-            self.images.append(ImageRow(sample.key, sample.defect, sample.anomalous, score, inside))
-            on_image()
+        self._memory = memory // len({sample.defect for sample in category.test})
+
+    def update(self, sample: Sample, score: float, values: FloatArray | None, mask: BoolArray | None) -> None:
+        """Take in an image: its score, and its map and mask [H, W] where there are masks; one without label does not count."""
+        if sample.anomalous is None:
+            return
+        self.image.setdefault(sample.defect, ImageMetrics()).update([score], [sample.anomalous])
+        if values is not None and mask is not None:
+            self.pixel.setdefault(sample.defect, PixelMetrics(memory=self._memory)).update(values, mask)
 
     @property
     def kinds(self) -> list[str]:
@@ -214,13 +211,3 @@ Metrics = TypeVar("Metrics", ImageMetrics, PixelMetrics)
 
 def _combined(kind: type[Metrics], parts: Mapping[str, Metrics], names: Sequence[str]) -> Metrics:
     return kind.combined([parts[name] for name in names if name in parts])
-
-
-def _mask(sample: Sample, scored: Scored, size: tuple[int, int]) -> BoolArray:
-    mask = read_mask(sample, scored.size)
-    return mask if size == scored.size else resize_mask(mask, size)
-
-
-def _inside(values: FloatArray, mask: BoolArray) -> float | None:
-    """Pixel AUROC within one image, None where it has no defect or nothing else."""
-    return auroc(values, mask) if mask.any() and not mask.all() else None

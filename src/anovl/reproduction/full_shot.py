@@ -13,10 +13,10 @@ from torch import Tensor
 from anovl.data.datasets import Category, Dataset, read_mask, resize_mask
 from anovl.data.images import load_image
 from anovl.data.transforms import to_pixel_values
-from anovl.errors import UnavailableError, UsageError, require_extra
-from anovl.evaluation.measuring import FIGURES, Figures, averaged
-from anovl.metrics import ImageMetrics, PixelMetrics
+from anovl.errors import UnavailableError, require_extra
+from anovl.evaluation.measuring import FIGURES, Figures, Tally, averaged
 
+COLUMNS = ("image_auroc", "pixel_auroc")  # of Table 6
 SIDE = 256  # px, of the images these models read and of their maps
 MODELS = {"Padim": 1, "Draem": 700}  # epochs, as their papers train them
 
@@ -96,25 +96,20 @@ class FullShot:
 
 
 def _figures(model: Any, category: Category) -> Figures:
-    """Figures of a category, maps and masks compared at `SIDE`."""
-    image, pixel = ImageMetrics(), PixelMetrics()
+    """Image and pixel AUROC of a category, maps and masks compared at the maps' size."""
+    tally = Tally(category)
     for sample in category.test:
         if sample.anomalous is None:
             continue
         picture = load_image(sample.image)
         made = model(_pixels(picture))
-        image.update([float(made.pred_score.squeeze())], [sample.anomalous])
+        values, mask = None, None
         if category.has_masks:
-            mask = read_mask(sample, (picture.height, picture.width))
-            anomaly_map = made.anomaly_map.squeeze().float().numpy()
-            pixel.update(anomaly_map, resize_mask(mask, anomaly_map.shape))
-    found: Figures = dict.fromkeys(FIGURES)
-    try:
-        found["image_auroc"] = image.compute().auroc
-        found["pixel_auroc"] = pixel.compute().auroc
-    except UsageError:
-        pass  # one kind of image only, or no mask: no number
-    return found
+            values = made.anomaly_map.squeeze().float().numpy()
+            mask = resize_mask(read_mask(sample, (picture.height, picture.width)), values.shape)
+        tally.update(sample, float(made.pred_score.squeeze()), values, mask)
+    found = tally.figures(tally.kinds).figures
+    return {name: found[name] if name in COLUMNS else None for name in FIGURES}
 
 
 def _pixels(picture: Any) -> Tensor:

@@ -1,0 +1,25 @@
+"""The options that choose and place a model, shared by the verbs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anovl.cli.settings import load_config
+
+Arch = Annotated[str | None, typer.Option(help="Architecture of a weight file.")]
+RecipeName = Annotated[str | None, typer.Option(help="default, paper or released; if not given, the model's own.")]
+ImageSize = Annotated[str | None, typer.Option(help="Model input size, S or HxW, if not the trained one.")]
+BatchSize = Annotated[int, typer.Option(help="Images a pass.", min=1)]
+Workers = Annotated[int, typer.Option(help="Decoding threads.", min=1)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+DType = Annotated[str, typer.Option(help="auto (fp32), fp32, bf16, fp16.")]
+CacheDir = Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(help="TOML file with these options; environment and flags go before it.", callback=load_config, is_eager=True),
+]
