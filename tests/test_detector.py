@@ -29,7 +29,7 @@ def test_one_image(detector):
     assert prediction.class_name == "metal nut"
     assert prediction.image_path is None
     assert prediction.pred_label == (prediction.pred_score >= 0.5)
-    assert set(prediction.timings_ms) == {"decode", "encode", "upsample"}
+    assert set(prediction.timings_ms) == {"decode", "resize", "encode", "upsample"}
     json.dumps(prediction.to_dict())
 
 

@@ -12,6 +12,7 @@ Attention = Literal["qkv", "v", "vv", "vv-recursive"]
 Interpolation = Literal["bilinear", "bicubic"]
 ImageScore = Literal["class_token", "class_token_22views", "map_max", "class_token_and_map_max"]
 OutputSize = Literal["image", "input"]
+Decode = Literal["full", "reduced"]
 PromptStyle = Literal["paper", "released"]
 AdapterKind = Literal["softmax", "tanh", "linear"]
 NoisePlace = Literal["input", "output"]
@@ -106,6 +107,8 @@ class Recipe:
         smoothing: 3x3 mean on the patch grid, edges replicated, before up-sampling.
         align_corners: how bilinear up-sampling places the patch centres.
         output_size: "image" gives maps at the image's own size, "input" at the model's input size.
+        decode: "full", or "reduced": a JPEG is decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 of its format that is at
+            least twice the model's input. Faster, with slightly other pixels (docs/performance.md).
         image_score: "class_token" is Eq. (1); "class_token_22views" its mean over 22 augmented views; "map_max" the
             top of the patch scores, Eq. (2); "class_token_and_map_max" the mean of both.
         adaptation: what test-time adaptation does where it is asked for.
@@ -120,6 +123,7 @@ class Recipe:
     smoothing: bool = False
     align_corners: bool = False
     output_size: OutputSize = "image"
+    decode: Decode = "full"
     image_score: ImageScore = "class_token"
     adaptation: Adaptation = Adaptation()
 
@@ -129,6 +133,7 @@ class Recipe:
             "attention": Attention,
             "prompts": PromptStyle,
             "output_size": OutputSize,
+            "decode": Decode,
             "image_score": ImageScore,
         }
         _check_choices(self, choices)
@@ -147,6 +152,14 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, for run.json."""
         return asdict(self)
+
+    def having(self, **changes: Any) -> Recipe:
+        """The recipe with those of the changes that are not None.
+
+        Raises:
+            UsageError: a value that is not valid.
+        """
+        return replace(self, **{field: value for field, value in changes.items() if value is not None})
 
 
 RELEASED_ADAPTATION = Adaptation(adapter="tanh", noise_at="input", target="entropy")

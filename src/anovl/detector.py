@@ -9,22 +9,22 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from anovl.backbones import Backbone, load_backbone
-from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, OutputSize, Recipe
+from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, OutputSize, Recipe
 from anovl.config import recipe as make_recipe
 from anovl.core.adapter import Adapter, check_seeds, draw_start
 from anovl.core.prompts import PromptSet, Wording, build_prompts
-from anovl.core.scoring import Scores, TextFeatures, smooth, to_image_size
-from anovl.data.images import ImageLimits
+from anovl.core.scoring import Scores, TextFeatures
+from anovl.data.images import ImageLimits, load_sized_image
 from anovl.data.sources import SourceItem, iter_source
 from anovl.data.transforms import to_pixel_values
-from anovl.engine import local
+from anovl.engine import local, maps
 from anovl.engine.pipeline import results
 from anovl.engine.text import TextCache
 from anovl.errors import AnovlError, UsageError
@@ -135,11 +135,9 @@ class AnoVL:
             std=backbone.std,
         )
 
-    def anomaly_map(self, patch_scores: Tensor, size: tuple[int, int]) -> FloatArray:
+    def anomaly_map(self, patch_scores: FloatArray, size: tuple[int, int]) -> FloatArray:
         """The map [H, W] of a patch grid [h, w] at a size, smoothed and up-sampled as the recipe says."""
-        settings, grid = self.method.recipe, patch_scores[None]
-        maps = to_image_size(smooth(grid) if settings.smoothing else grid, size, align_corners=settings.align_corners)
-        return cast("FloatArray", maps[0].numpy())
+        return maps.anomaly_map(patch_scores, size, self.method.recipe)
 
     def prompts(self, class_name: str, wording: Wording | None = None) -> PromptSet:
         """The sentences used for a class; default: the method's own words."""
@@ -218,17 +216,17 @@ class AnoVL:
         defects: Sequence[str] = (),
         wording: Wording | None = None,
         output_size: OutputSize | None = None,
+        decode: Decode | None = None,
         adapt: bool | Adaptation = False,
         seed: int | Sequence[int] = 0,
     ) -> DetectionJob:
-        """This detector bound to a class and its words, for an engine."""
+        """This detector bound to a class and its words, for an engine; `decode` None is the recipe's."""
         words = wording or self.method.wording
         if domain is not None:
             words = replace(words, domain=domain)
         if defects:
             words = replace(words, defects=(*words.defects, *defects))
-        if output_size is not None and output_size not in ("image", "input"):
-            raise UsageError(f"output_size: expected 'image' or 'input', got {output_size!r}")
+        recipe = self.recipe.having(output_size=output_size, decode=decode)
         prompts = self.prompts(class_name, words)
         method_class(self.method_name, adapt=bool(adapt))  # refuses what it cannot do
         if adapt and len(prompts.normal) != len(prompts.abnormal):
@@ -237,7 +235,7 @@ class AnoVL:
                 f"adapt: Eq. (9) needs normal and abnormal prompts in pairs, got {counts}; give each state its opposite"
             )
         text = self._texts.features(prompts)
-        return DetectionJob(self, class_name, text, output_size or self.recipe.output_size, self._adapters(text, adapt, seed))
+        return DetectionJob(self, class_name, text, recipe.output_size, recipe.decode, self._adapters(text, adapt, seed))
 
     @torch.inference_mode()
     def _adapters(self, text: TextFeatures, adapt: bool | Adaptation, seed: int | Sequence[int]) -> tuple[Adapter, ...]:  # noqa: FBT001
@@ -260,12 +258,19 @@ class DetectionJob:
     class_name: str
     text: TextFeatures
     output_size: OutputSize
+    decode: Decode = "full"
     adapters: tuple[Adapter, ...] = ()
 
     @property
     def limits(self) -> ImageLimits:
         """What images to refuse."""
         return self.detector.limits
+
+    def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
+        """Anything that is an image -> RGB, and (H, W) of the whole image; see `anovl.data.images.load_sized_image`."""
+        return load_sized_image(
+            image, limits=self.limits, reduced_for=self.detector.backbone.image_size if self.decode == "reduced" else None
+        )
 
     def preprocess(self, picture: Image.Image) -> Tensor:
         """RGB -> [3, H, W]."""
@@ -279,12 +284,12 @@ class DetectionJob:
             raise AnovlError(f"the model gave values that are not finite in {self.detector.backbone.dtype}; try --dtype fp32")
         return scores
 
-    @torch.inference_mode()
     def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Prediction:
         """Patch grid to map, scores to a Prediction."""
         start = time.perf_counter()
         target = size if self.output_size == "image" else self.detector.backbone.image_size
-        anomaly_map = self.detector.anomaly_map(scores.patch_scores, target)
+        patch_scores: FloatArray = scores.patch_scores.numpy()
+        anomaly_map = self.detector.anomaly_map(patch_scores, target)
         timings["upsample"] = (time.perf_counter() - start) * 1000
         return Prediction(
             image_path=str(item.image) if isinstance(item.image, str | Path) else None,
@@ -293,7 +298,7 @@ class DetectionJob:
             pred_score=float(scores.image_score),
             threshold=self.detector.threshold,
             anomaly_map=anomaly_map,
-            patch_scores=scores.patch_scores.numpy(),
+            patch_scores=patch_scores,
             pred_score_std=None if scores.image_seeds is None else float(scores.image_seeds.std()),
             patch_scores_std=None if scores.patch_seeds is None else scores.patch_seeds.std(dim=0).numpy(),
             timings_ms=timings,

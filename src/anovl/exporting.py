@@ -285,12 +285,7 @@ def accuracy_lost(detector: AnoVL, jobs: Sequence[DetectionJob], call: Call) -> 
         labels = [sample.defect is not None for sample in samples]
         masks = np.stack([sample.mask for sample in samples])
         maps = [
-            np.stack(
-                [
-                    detector.anomaly_map(torch.from_numpy(grid), sample.mask.shape)
-                    for grid, sample in zip(grids, samples, strict=True)
-                ]
-            )
+            np.stack([detector.anomaly_map(grid, sample.mask.shape) for grid, sample in zip(grids, samples, strict=True)])
             for grids in (patches, other_patches)
         ]
         areas.append(

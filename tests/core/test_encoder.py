@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from anovl.backbones import Backbone
+from anovl.core import products
 from anovl.core.encoder import ResNetEncoder, ViTEncoder, resize_position_embedding
 from anovl.errors import UsageError
 
@@ -19,6 +20,14 @@ VIT_KINDS = {
     "no ln_pre, mean pooled after norm": {"no_ln_pre": True, "pool_type": "avg"},
     "CLIPA": {"no_ln_pre": True, "pool_type": "avg", "final_ln_after_pool": True},
 }
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["autograd", "inference"])
+def products_of_both_kinds(request, monkeypatch):
+    """torch's own products where a gradient may be asked for, oneDNN's in inference, however few the rows."""
+    monkeypatch.setattr(products, "FEW_ROWS", 1)
+    with torch.inference_mode(request.param):
+        yield
 
 
 def pixels(size=64, batch=3, seed=0):

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageFile
 
 from anovl.data import images
-from anovl.data.images import ImageLimits, describe, is_single_image, is_tensor, load_image
+from anovl.data.images import ImageLimits, describe, is_single_image, is_tensor, load_image, load_sized_image
 from anovl.errors import (
     ImageDecodeError,
     ImageError,
@@ -263,6 +263,41 @@ def test_exif_rotation(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     np.testing.assert_array_equal(pixels(encode(Image.fromarray(RGB), "PNG", exif=exif)), TURNS[orientation](RGB))
+
+
+@pytest.mark.parametrize(("orientation", "turned"), [(1, False), (3, False), (6, True), (7, True)])
+@pytest.mark.parametrize(
+    ("size", "target", "scale"), [((1000, 500), (60, 60), 4), ((1003, 1001), (250, 240), 2), ((60, 50), (40, 40), 1)]
+)
+def test_a_jpeg_decoded_in_part_tells_its_full_size(orientation, turned, size, target, scale):
+    picture = Image.linear_gradient("L").resize(size).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(picture, "JPEG", quality=95, exif=exif)
+    reduced, (height, width) = load_sized_image(data, reduced_for=target)
+    whole = load_image(data)
+    assert (width, height) == whole.size == (size[::-1] if turned else size)
+    assert reduced.size == tuple(-(-side // scale) for side in whole.size)
+    assert min(reduced.size) >= min(2 * max(target), *whole.size)
+    small, expected = (np.asarray(one.resize(target, Image.Resampling.BICUBIC), np.float32) for one in (reduced, whole))
+    assert np.abs(small - expected).mean() < 1
+
+
+@pytest.mark.parametrize(
+    "source", [encode(Image.new("RGB", (900, 800)), "PNG"), np.zeros((800, 900, 3), np.uint8)], ids=["png", "array"]
+)
+def test_only_a_jpeg_is_decoded_in_part(source):
+    picture, size = load_sized_image(source, reduced_for=(20, 20))
+    assert picture.size == (900, 800)
+    assert size == (800, 900)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_jpegs_of_other_modes_decoded_in_part(mode):
+    picture, size = load_sized_image(
+        encode(Image.new(mode, (640, 640), 128 if mode == "L" else (0, 9, 90, 0)), "JPEG"), reduced_for=(40, 40)
+    )
+    assert (picture.mode, picture.size, size) == ("RGB", (80, 80), (640, 640))
 
 
 def test_exif_rotation_of_16_bit_tiff():

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from anovl.core.scoring import Scores
-from anovl.data.images import ImageLimits
+from anovl.data.images import load_sized_image
 from anovl.data.sources import SourceItem
+from anovl.engine import pipeline
 from anovl.engine.local import run
 from anovl.errors import ImageDecodeError, OutOfMemoryError, UsageError
 from anovl.results import Prediction
@@ -19,11 +20,12 @@ from anovl.results import Prediction
 class MeanJob:
     """Scores an image by its mean grey; `fits` is the largest batch that does not run out of memory."""
 
-    limits = ImageLimits()
-
     def __init__(self, fits=10**9, error=None):
         self.fits, self.batches = fits, []
         self.error = error or torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    def load(self, image):
+        return load_sized_image(image)
 
     def preprocess(self, picture):
         return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
@@ -60,6 +62,49 @@ def test_results_in_the_order_of_the_source():
     assert [outcome.item.image_path for outcome in outcomes] == [str(i) for i in range(23)]
     assert [round(outcome.prediction.pred_score * 255) for outcome in outcomes] == list(range(23))
     assert job.batches == [4, 4, 4, 4, 4, 3]
+
+
+class SlowToFinish(MeanJob):
+    """Notes in which thread each map is made; refuses batches from one on."""
+
+    def __init__(self, fail_from=10**9):
+        super().__init__()
+        self.threads, self.fail_from = [], fail_from
+
+    def score(self, pixel_values):
+        if len(self.batches) >= self.fail_from:
+            raise UsageError("the third batch is refused")
+        return super().score(pixel_values)
+
+    def finish(self, item, size, scores, timings):
+        self.threads.append(threading.current_thread().name)
+        return super().finish(item, size, scores, timings)
+
+
+def test_maps_are_made_beside_the_model():
+    job = SlowToFinish()
+    outcomes = run(job, map(grey, range(9)), batch_size=3)
+    next(outcomes)
+    assert job.batches == [3, 3]  # the second batch did not wait for the maps of the first
+    assert [outcome.item.key for outcome in outcomes] == [str(i) for i in range(1, 9)]
+    assert all(name.startswith("anovl-finish") for name in job.threads)
+
+
+def test_large_maps_wait_for_their_turn(monkeypatch):
+    monkeypatch.setattr(pipeline, "MAPS_AHEAD", 2 * 4 * 16)  # two maps of 4x4
+    job = SlowToFinish()
+    outcomes = list(run(job, map(grey, range(6)), batch_size=6))
+    assert [outcome.item.key for outcome in outcomes] == [str(i) for i in range(6)]
+    assert sum(name.startswith("anovl-finish") for name in job.threads) == 2
+    assert job.threads.count("MainThread") == 4
+
+
+def test_what_was_scored_before_an_error_comes_out():
+    seen = []
+    with pytest.raises(UsageError, match="third batch"):  # noqa: PT012
+        for outcome in run(SlowToFinish(fail_from=2), map(grey, range(9)), batch_size=3):
+            seen.append(outcome.item.key)  # noqa: PERF401 -- what came before the error counts
+    assert seen == [str(i) for i in range(6)]
 
 
 def test_broken_images_keep_their_place():
@@ -156,4 +201,4 @@ def test_pictures_are_kept_on_demand_and_small():
     assert outcome.prediction.image_size == (20, 4000)
     (outcome,) = run(MeanJob(), [large])
     assert outcome.picture is None
-    assert set(outcome.prediction.timings_ms) == {"decode", "encode"}
+    assert set(outcome.prediction.timings_ms) == {"decode", "resize", "encode"}

@@ -15,7 +15,8 @@ from anovl.core import scoring
 from anovl.data.images import ImageLimits
 from anovl.engine import sessions
 from anovl.engine.artefact import KEY
-from anovl.engine.runtime import ExportedModel, smooth, to_image_size
+from anovl.engine.maps import smooth, to_image_size
+from anovl.engine.runtime import ExportedModel
 from anovl.engine.sessions import open_session
 from anovl.errors import (
     AnovlError,
@@ -112,7 +113,7 @@ def test_bf16_on_request(xml_file):
     [
         ({"class_name": None}, "holds 2 classes, name one: nut, wood"),
         ({"class_name": "nuts"}, "unknown class of the exported file 'nuts'; did you mean 'nut'"),
-        ({"class_name": "nut", "output_size": "large"}, "output_size: expected"),
+        ({"class_name": "nut", "output_size": "large"}, "unknown output_size"),
     ],
 )
 def test_classes_and_sizes_that_are_none(onnx_file, arguments, message):

@@ -60,6 +60,19 @@ def test_folder_in_folder_out(run, pictures, tmp_path, detector):
     assert record["versions"]["anovl"]
 
 
+def test_jpegs_decoded_in_part(run, tmp_path):
+    Image.effect_mandelbrot((1600, 1200), (-2, -1, 1, 1), 60).convert("RGB").save(tmp_path / "large.jpg", quality=95)
+    (full,), (reduced,) = (
+        [json.loads(line) for line in run("predict", tmp_path, "--class-name", "nut", *given).stdout.splitlines()]
+        for given in ((), ("--decode", "reduced"))
+    )
+    assert full["image_size"] == reduced["image_size"] == full["map_size"] == reduced["map_size"] == [1200, 1600]
+    assert 0 < abs(full["pred_score"] - reduced["pred_score"]) < 0.05
+    result = run("predict", tmp_path, "--class-name", "nut", "--decode", "half")
+    assert result.exit_code == 2
+    assert "unknown decode 'half'" in result.stderr
+
+
 def test_json_lines_on_stdout(run, pictures):
     result = run("predict", pictures / "a.png", "--class-name", "nut")
     assert result.exit_code == 0

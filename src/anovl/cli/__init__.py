@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+
 from anovl.cli.app import app, guarded
 from anovl.cli.benchmark import adapt, benchmark
 from anovl.cli.demo import demo
@@ -23,6 +26,8 @@ app.add_typer(benchmark, name="benchmark")
 
 def main() -> None:
     """Entry point of the console script."""
+    gc.set_threshold(10_000)  # what torch and open_clip make at import stays: to look through it less often saves a second
+    atexit.register(gc.freeze)  # and to leave it alone at the end half a second more
     app()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anovl.checkpoints import sha256_of
-from anovl.config import OutputSize
+from anovl.config import Decode, OutputSize
 from anovl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def bind(
     adapt: bool,
     threshold: float | None,
     output_size: OutputSize | None,
+    decode: Decode | None,
     device: str,
     dtype: str,
     limits: ImageLimits,
@@ -34,7 +35,7 @@ def bind(
         class_name: None where the file holds one alone.
         decided: options that an exported file has decided, by their names; none may be set.
         adapt: whether the command asked for it; a file with the adaptation inside adapts anyway.
-        threshold, output_size, device, dtype, limits: as in `anovl.engine.runtime.ExportedModel`.
+        threshold, output_size, decode, device, dtype, limits: as in `anovl.engine.runtime.ExportedModel`.
 
     Returns:
         the job, and what run.json records about it.
@@ -51,7 +52,7 @@ def bind(
     model = ExportedModel(path, device=device, dtype=dtype, threshold=threshold, limits=limits)
     if adapt and model.card.seed is None:
         raise UsageError(f"--adapt: {path.name} was exported without the adaptation; export it with --adapt")
-    job = model.job(class_name, output_size=output_size)
+    job = model.job(class_name, output_size=output_size, decode=decode)
     files = [path, path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [path]
     settings = {
         "class_name": model.card.classes[job.index],

@@ -22,6 +22,7 @@ from anovl.config import (
     DEFAULT_THRESHOLD,
     MAX_IMAGE_BYTES,
     MAX_IMAGE_PIXELS,
+    Decode,
     OutputSize,
     Recipe,
 )
@@ -89,6 +90,10 @@ def predict(
         str, typer.Option("--format", help="jsonl; csv or parquet adds that table.", envvar="ANOVL_FORMAT")
     ] = "jsonl",
     output_size: Annotated[str | None, typer.Option(help="Map size: image or input (the model's); default the recipe's.")] = None,
+    decode: Annotated[
+        str | None,
+        typer.Option(help="full, or reduced: JPEGs at a fraction of their size, faster and less exact; docs/performance.md."),
+    ] = None,
     image_size: options.ImageSize = None,
     batch_size: options.BatchSize = 8,
     workers: options.Workers = 2,
@@ -114,7 +119,7 @@ def predict(
     del config
     folder = None if output == "-" else Path(output)
     kinds = [kind for kind in (part.strip() for part in (save or "overlay").split(",")) if kind and kind != "none"]
-    _check_choices(kinds, table, map_format, output_size)
+    _check_choices(kinds, table, map_format, output_size, decode)
     if folder is None and (resume or save or table != "jsonl"):
         raise UsageError("--resume, --save and --format: each needs an output folder, -o FOLDER")
     if not adapt and (adapt_steps is not None or seed):
@@ -127,6 +132,7 @@ def predict(
         "save": sorted(kinds) if folder else [],
         "map_format": map_format,
         "output_size": output_size,
+        "decode": decode,
     }
 
     from anovl.data.images import ImageLimits
@@ -170,6 +176,7 @@ def predict(
             adapt=adapt,
             threshold=threshold,
             output_size=output_size,  # type: ignore[arg-type]
+            decode=decode,  # type: ignore[arg-type]
             device=device,
             dtype=dtype,
             limits=limits,
@@ -237,6 +244,7 @@ def predict(
         class_name,
         wording=chosen_words,
         output_size=output_size,  # type: ignore[arg-type]
+        decode=decode,  # type: ignore[arg-type]
         adapt=_adapted(detector.method.recipe, adapt_steps).adaptation if adapt else False,
         seed=seeds,
     )
@@ -292,7 +300,7 @@ def _adapted(recipe: Recipe, steps: int | None) -> Recipe:
     return recipe if steps is None else replace(recipe, adaptation=replace(recipe.adaptation, steps=steps))
 
 
-def _check_choices(kinds: list[str], table: str, map_format: str, output_size: str | None) -> None:
+def _check_choices(kinds: list[str], table: str, map_format: str, output_size: str | None, decode: str | None) -> None:
     """Fail on a wrong word before the source is searched."""
     from anovl.render.writers import PICTURES, MapFormat, TableFormat
 
@@ -301,6 +309,7 @@ def _check_choices(kinds: list[str], table: str, map_format: str, output_size: s
         ("format", table, get_args(TableFormat)),
         ("map format", map_format, get_args(MapFormat)),
         ("output size", output_size or "image", get_args(OutputSize)),
+        ("decode", decode or "full", get_args(Decode)),
     ):
         if given not in valid:
             raise UsageError(suggest(what, given, valid))

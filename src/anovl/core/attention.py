@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anovl.config import Attention
+from anovl.core.products import linear
 
 
 def split_heads(projected: Tensor, heads: int) -> Tensor:
@@ -65,14 +66,14 @@ def values(x: Tensor, in_proj_weight: Tensor, in_proj_bias: Tensor | None, heads
     """
     width = x.shape[-1]
     bias = None if in_proj_bias is None else in_proj_bias[2 * width :]
-    return split_heads(F.linear(x, in_proj_weight[2 * width :], bias), heads)
+    return split_heads(linear(x, in_proj_weight[2 * width :], bias), heads)
 
 
 def queries_keys_values(
     x: Tensor, in_proj_weight: Tensor, in_proj_bias: Tensor | None, heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The joint projection of Eq. (4), [B, N, D] -> three of [B, heads, N, D / heads]."""
-    q, k, v = F.linear(x, in_proj_weight, in_proj_bias).chunk(3, dim=-1)
+    q, k, v = linear(x, in_proj_weight, in_proj_bias).chunk(3, dim=-1)
     return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
 
 
@@ -82,6 +83,6 @@ def class_query_keys_values(
     """As `queries_keys_values`, with the query of the class token alone: q is [B, heads, 1, D / heads]."""
     width = x.shape[-1]
     bias_q, bias_kv = (None, None) if in_proj_bias is None else (in_proj_bias[:width], in_proj_bias[width:])
-    q = F.linear(x[:, :1], in_proj_weight[:width], bias_q)
-    k, v = F.linear(x, in_proj_weight[width:], bias_kv).chunk(2, dim=-1)
+    q = linear(x[:, :1], in_proj_weight[:width], bias_q)
+    k, v = linear(x, in_proj_weight[width:], bias_kv).chunk(2, dim=-1)
     return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from anovl.config import Attention
 from anovl.core import attention as att
+from anovl.core.products import linear
 from anovl.errors import UsageError
 
 
@@ -94,12 +95,19 @@ def project(block: Any, z: Tensor, *, class_query: bool = False) -> tuple[Tensor
 
 def add_attended(block: Any, z: Tensor, attended: Tensor) -> Tensor:
     """Eq. (5): output projection and residual for the leading Q of the tokens `z` [B, N, D], `attended` [B, Q, D]."""
-    return cast("Tensor", z[:, : attended.shape[1]] + block.ls_1(block.attn.out_proj(attended)))
+    return z[:, : attended.shape[1]] + attention_step(block, attended)
+
+
+def attention_step(block: Any, attended: Tensor) -> Tensor:
+    """What attention adds to the tokens, Eq. (5) without its residual: [B, Q, D] -> [B, Q, D]."""
+    return cast("Tensor", block.ls_1(linear(attended, block.attn.out_proj.weight, block.attn.out_proj.bias)))
 
 
 def feed_forward(block: Any, z: Tensor) -> Tensor:
     """Eq. (6): MLP and residual, [B, N, D] -> [B, N, D]."""
-    return cast("Tensor", z + block.ls_2(block.mlp(block.ln_2(z))))
+    mlp = block.mlp
+    hidden = linear(block.ln_2(z), mlp.c_fc.weight, mlp.c_fc.bias, activation=mlp.gelu)
+    return cast("Tensor", z + block.ls_2(linear(hidden, mlp.c_proj.weight, mlp.c_proj.bias)))
 
 
 class ViTEncoder(Encoder):
@@ -176,7 +184,7 @@ class ViTEncoder(Encoder):
             if x is not None:
                 if recursive:
                     v = att.values(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias, block.attn.num_heads)
-                step = block.ls_1(block.attn.out_proj(att.local_attention(self.attention, v, skip=skip)))
+                step = attention_step(block, att.local_attention(self.attention, v, skip=skip))
                 x = x + step if self.residual else step
                 del step
             del q, k, v  # the MLP is where memory peaks

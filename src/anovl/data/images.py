@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from anovl.config import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from anovl.errors import (
@@ -36,7 +37,10 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".dib", ".tif", ".tiff", 
 
 Image.init()  # registers all decoders here, once, rather than in the first threads that need one
 
+REDUCTION = 2  # what a JPEG decoded in part leaves to the resize; with 1 a score of a patch moved by 0.7, with 2 by 0.09
+
 _CHUNK = 1 << 20
+_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _PILLOW_LIMIT = MAX_IMAGE_PIXELS  # over this Pillow refuses on its own account
 
 
@@ -91,22 +95,42 @@ def load_image(source: Any, *, limits: ImageLimits | None = None) -> Image.Image
         ImageDecodeError: truncated, empty, not an image, or an array that does not follow the conventions.
         UsageError: `source` is of a type that is no image.
     """
+    return load_sized_image(source, limits=limits)[0]
+
+
+def load_sized_image(
+    source: Any, *, limits: ImageLimits | None = None, reduced_for: tuple[int, int] | None = None
+) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode an image, a JPEG perhaps in part, and tell its full size.
+
+    Args:
+        source, limits: as in `load_image`.
+        reduced_for: (H, W) of what it will be resized to; a JPEG is then decoded at the smallest of its scales 1, 1/2, 1/4
+            and 1/8 that leaves the resize at least a factor of 2. That takes half the time and gives slightly other pixels.
+            None decodes in full.
+
+    Returns:
+        the picture, RGB, and (H, W) of the whole image.
+
+    Raises:
+        ImageError, UsageError: as `load_image`.
+    """
     limits = limits or ImageLimits()
     name = describe(source)
     try:
         if isinstance(source, str | Path):
-            return _from_bytes(_read(Path(source), name, limits), name, limits)
+            return _from_bytes(_read(Path(source), name, limits), name, limits, reduced_for)
         if isinstance(source, bytes | bytearray | memoryview):
-            return _from_bytes(bytes(source), name, limits)
+            return _from_bytes(bytes(source), name, limits, reduced_for)
         if isinstance(source, Image.Image):
             limits.check_pixels(name, *source.size)
-            return _to_rgb(source, name)
+            return _whole(_to_rgb(source, name))
         if isinstance(source, np.ndarray):
-            return _from_array(source, name, limits)
+            return _whole(_from_array(source, name, limits))
         if is_tensor(source):
-            return _from_array(_tensor_to_array(source, name), name, limits)
+            return _whole(_from_array(_tensor_to_array(source, name), name, limits))
         if hasattr(source, "read"):
-            return _from_bytes(_read_stream(source, name, limits), name, limits)
+            return _from_bytes(_read_stream(source, name, limits), name, limits, reduced_for)
     except AnovlError:
         raise
     except MemoryError as exc:
@@ -116,6 +140,10 @@ def load_image(source: Any, *, limits: ImageLimits | None = None) -> Image.Image
     raise UsageError(
         f"expected an image (path, bytes, file object, PIL image, numpy array or tensor), got {type(source).__name__}"
     )
+
+
+def _whole(picture: Image.Image) -> tuple[Image.Image, tuple[int, int]]:
+    return picture, (picture.height, picture.width)
 
 
 def is_tensor(value: Any) -> bool:
@@ -174,7 +202,9 @@ def _read_stream(stream: Any, name: str, limits: ImageLimits) -> bytes:
     return bytes(data)
 
 
-def _from_bytes(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
+def _from_bytes(
+    data: bytes, name: str, limits: ImageLimits, reduced_for: tuple[int, int] | None
+) -> tuple[Image.Image, tuple[int, int]]:
     limits.check_bytes(name, len(data))
     if not data:
         raise ImageDecodeError(name, "the file is empty")
@@ -190,7 +220,21 @@ def _from_bytes(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
         limits.check_pixels(name, *picture.size)
         if getattr(picture, "is_animated", False):
             log.warning("%s: several frames, taking the first", name)
-        return _to_rgb(picture, name)
+        if reduced_for is None or not isinstance(picture, JpegImageFile):
+            return _whole(_to_rgb(picture, name))
+        width, height = picture.size
+        picture.draft(picture.mode, (REDUCTION * max(reduced_for),) * 2)  # a square, for EXIF may turn it
+        reduced = _to_rgb(picture, name)
+        turned = reduced.size == picture.size[::-1] and _orientation(picture) in _QUARTER_TURNS
+        return reduced, (width, height) if turned else (height, width)
+
+
+def _orientation(picture: Image.Image) -> int | None:
+    """EXIF's, None where it cannot be read."""
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # as broken as a file may be
+        return None
 
 
 def _to_rgb(picture: Image.Image, name: str) -> Image.Image:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol
+from typing import Any, Generic, Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from anovl.core.scoring import Scores
-from anovl.data.images import ImageLimits
 from anovl.data.sources import SourceItem
 from anovl.engine import pipeline
 from anovl.engine.pipeline import Outcome, Result, Result_co
@@ -21,9 +20,8 @@ from anovl.errors import OutOfMemoryError
 class Job(Protocol[Result_co]):
     """A model bound to a class, as the engine sees it."""
 
-    @property
-    def limits(self) -> ImageLimits:
-        """What images to refuse."""
+    def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
+        """Anything that is an image -> RGB, and (H, W) of the whole image."""
 
     def preprocess(self, picture: Image.Image) -> Tensor:
         """RGB -> [3, H, W]."""
@@ -48,9 +46,8 @@ class _Stacked(Generic[Result]):
 
     job: Job[Result]
 
-    @property
-    def limits(self) -> ImageLimits:
-        return self.job.limits
+    def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
+        return self.job.load(image)
 
     def preprocess(self, picture: Image.Image) -> Tensor:
         return self.job.preprocess(picture)

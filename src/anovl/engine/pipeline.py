@@ -6,19 +6,21 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from PIL import Image
 
 from anovl.config import DISPLAY_SIDE
-from anovl.data.images import ImageLimits, load_image
 from anovl.data.sources import SourceItem
 from anovl.errors import AnovlError, ImageError, OutOfMemoryError, UsageError
 
 log = logging.getLogger(__name__)
+
+MAPS_AHEAD = 256 * 2**20  # bytes of maps that are made before their turn
 
 Pixels = TypeVar("Pixels")
 Scored = TypeVar("Scored")
@@ -29,9 +31,8 @@ Result_co = TypeVar("Result_co", covariant=True)
 class Work(Protocol[Pixels, Scored, Result_co]):
     """A model bound to a class, as the loop sees it."""
 
-    @property
-    def limits(self) -> ImageLimits:
-        """What images to refuse."""
+    def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
+        """Anything that is an image -> RGB, and (H, W) of the whole image; ImageError where it cannot be used."""
 
     def preprocess(self, picture: Image.Image) -> Pixels:
         """RGB -> what the model reads of one image."""
@@ -63,7 +64,7 @@ class _Decoded(Generic[Pixels]):
     pixels: Pixels
     size: tuple[int, int]
     picture: Image.Image | None
-    decode_ms: float
+    timings: dict[str, float]
 
 
 def results(outcomes: Iterator[Outcome[Result]], *, on_error: Literal["raise", "skip"] = "raise") -> Iterator[Result]:
@@ -94,9 +95,9 @@ def run(
 ) -> Iterator[Outcome[Result]]:
     """Score every item, in order; memory is bounded by the batch.
 
-    Broken images come back as outcomes with an error; everything else raises. When the device is out of
-    memory the batch is halved, once and for all, and the run goes on. Closing the iterator (Ctrl-C, an
-    error in the caller) stops the threads.
+    Broken images come back as outcomes with an error; everything else raises, after the outcomes before it. When the
+    device is out of memory the batch is halved, once and for all, and the run goes on. Maps of a batch are made in threads
+    while the next one is scored. Closing the iterator (Ctrl-C, an error in the caller) stops the threads.
 
     Raises:
         UsageError: batch_size or workers below 1.
@@ -104,55 +105,79 @@ def run(
     """
     if batch_size < 1 or workers < 1:
         raise UsageError(f"batch_size and workers: expected at least 1, got {batch_size} and {workers}")
+    decoders = ThreadPoolExecutor(workers, thread_name_prefix="anovl-decode")
+    finishers = ThreadPoolExecutor(workers, thread_name_prefix="anovl-finish")
     batcher = _Batcher(work, batch_size)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="anovl-decode")
-    pending: deque[Future[_Decoded[Pixels] | Outcome[Result]]] = deque()
-    source = iter(items)
-    waiting: list[_Decoded[Pixels] | Outcome[Result]] = []
+    coming: deque[Callable[[], Outcome[Result]]] = deque()
     try:
-        while True:
-            for item in itertools.islice(source, max(0, batcher.size + workers - len(pending))):
-                pending.append(pool.submit(_decode, work, item, keep_picture=keep_pictures))
-            if not pending:
-                break
-            waiting.append(pending.popleft().result())
-            if sum(isinstance(slot, _Decoded) for slot in waiting) >= batcher.size or len(waiting) >= 4 * batcher.size:
-                yield from batcher.outcomes(waiting)
-                waiting = []
-        yield from batcher.outcomes(waiting)
+        for slots in _decoded(work, items, batcher, decoders, ahead=workers, keep_pictures=keep_pictures):
+            scored = batcher.score(slots)
+            while coming:  # of the batch before
+                yield coming.popleft()()
+            _finish(work, scored, finishers, coming)
+        while coming:
+            yield coming.popleft()()
+    except Exception:
+        while coming:
+            yield coming.popleft()()
+        raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (decoders, finishers):
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _decode(work: Work[Pixels, Scored, Result], item: SourceItem, *, keep_picture: bool) -> _Decoded[Pixels] | Outcome[Result]:
+def _decoded(
+    work: Work[Pixels, Any, Any],
+    items: Iterable[SourceItem],
+    batcher: _Batcher[Pixels, Any],
+    pool: ThreadPoolExecutor,
+    *,
+    ahead: int,
+    keep_pictures: bool,
+) -> Iterator[list[_Decoded[Pixels] | Outcome[Any]]]:
+    """Decoded images, a batch at a time with the broken ones between them; `ahead` more than a batch are under way."""
+    source = iter(items)
+    pending: deque[Future[_Decoded[Pixels] | Outcome[Any]]] = deque()
+    slots: list[_Decoded[Pixels] | Outcome[Any]] = []
+    while True:
+        for item in itertools.islice(source, max(0, batcher.size + ahead - len(pending))):
+            pending.append(pool.submit(_decode, work, item, keep_picture=keep_pictures))
+        if not pending:
+            break
+        slots.append(pending.popleft().result())
+        if sum(isinstance(slot, _Decoded) for slot in slots) >= batcher.size or len(slots) >= 4 * batcher.size:
+            yield slots
+            slots = []
+    yield slots
+
+
+def _decode(work: Work[Pixels, Any, Any], item: SourceItem, *, keep_picture: bool) -> _Decoded[Pixels] | Outcome[Any]:
     start = time.perf_counter()
     try:
-        picture = load_image(item.image, limits=work.limits)
+        picture, size = work.load(item.image)
+        decoded = time.perf_counter()
         pixels = work.preprocess(picture)
     except ImageError as exc:
         return Outcome(item, error=exc)
-    size = (picture.height, picture.width)
+    timings = {"decode": (decoded - start) * 1000, "resize": (time.perf_counter() - decoded) * 1000}
     if keep_picture:
         picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
-    ms = (time.perf_counter() - start) * 1000
-    return _Decoded(item, pixels, size, picture if keep_picture else None, ms)
+    return _Decoded(item, pixels, size, picture if keep_picture else None, timings)
 
 
-class _Batcher(Generic[Pixels, Scored, Result]):
+class _Batcher(Generic[Pixels, Scored]):
     """Scores decoded images and remembers the batch size that fits."""
 
-    def __init__(self, work: Work[Pixels, Scored, Result], size: int) -> None:
+    def __init__(self, work: Work[Pixels, Scored, Any], size: int) -> None:
         self.work = work
         self.size = size
 
-    def outcomes(self, slots: list[_Decoded[Pixels] | Outcome[Result]]) -> Iterator[Outcome[Result]]:
-        """Outcomes of the slots, in order."""
-        decoded = [slot for slot in slots if isinstance(slot, _Decoded)]
-        scored = self._score(decoded)
-        for slot in slots:
-            yield slot if isinstance(slot, Outcome) else next(scored)
+    def score(self, slots: list[_Decoded[Pixels] | Outcome[Any]]) -> list[tuple[_Decoded[Pixels], Scored] | Outcome[Any]]:
+        """The slots, in order, each image with its scores."""
+        scored = self._score([slot for slot in slots if isinstance(slot, _Decoded)])
+        return [slot if isinstance(slot, Outcome) else next(scored) for slot in slots]
 
-    def _score(self, decoded: list[_Decoded[Pixels]]) -> Iterator[Outcome[Result]]:
+    def _score(self, decoded: list[_Decoded[Pixels]]) -> Iterator[tuple[_Decoded[Pixels], Scored]]:
         start = 0
         while start < len(decoded):
             batch = decoded[start : start + self.size]
@@ -164,9 +189,8 @@ class _Batcher(Generic[Pixels, Scored, Result]):
                 continue
             share = (time.perf_counter() - began) * 1000 / len(batch)
             for image, own in zip(batch, scores, strict=True):
-                timings = {"decode": image.decode_ms, "encode": share}
-                prediction = self.work.finish(image.item, image.size, own, timings)
-                yield Outcome(image.item, prediction, picture=image.picture)
+                image.timings["encode"] = share
+                yield image, own
             start += len(batch)
 
     def _halve(self, tried: int, cause: OutOfMemoryError) -> None:
@@ -174,3 +198,25 @@ class _Batcher(Generic[Pixels, Scored, Result]):
             raise cause
         self.size = tried // 2
         log.warning("out of memory with a batch of %d: going on with %d", tried, self.size)
+
+
+def _finish(
+    work: Work[Pixels, Scored, Result],
+    scored: list[tuple[_Decoded[Pixels], Scored] | Outcome[Result]],
+    pool: ThreadPoolExecutor,
+    coming: deque[Callable[[], Outcome[Result]]],
+) -> None:
+    """Queue what gives each outcome: made in a thread while memory for maps allows, else when its turn comes."""
+
+    def make(image: _Decoded[Pixels], scores: Scored) -> Outcome[Result]:
+        return Outcome(image.item, work.finish(image.item, image.size, scores, image.timings), picture=image.picture)
+
+    free = MAPS_AHEAD
+    for slot in scored:
+        if isinstance(slot, Outcome):
+            coming.append(lambda outcome=slot: outcome)  # type: ignore[misc]
+            continue
+        image, scores = slot
+        free -= 4 * image.size[0] * image.size[1]
+        call = partial(make, image, scores)
+        coming.append(pool.submit(call).result if free >= 0 else call)

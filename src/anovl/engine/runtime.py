@@ -5,19 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from anovl.config import OutputSize
-from anovl.data.images import ImageLimits
+from anovl.config import Decode, OutputSize
+from anovl.data.images import ImageLimits, load_sized_image
 from anovl.data.resizing import squash
 from anovl.data.sources import SourceItem, iter_source
 from anovl.engine import pipeline
 from anovl.engine.artefact import read_card
+from anovl.engine.maps import anomaly_map
 from anovl.engine.sessions import Images, open_session
 from anovl.errors import AnovlError, UsageError
 from anovl.results import FloatArray, Prediction
@@ -91,12 +91,12 @@ class ExportedModel:
         outcomes = pipeline.run(job, iter_source(source), batch_size=batch_size, workers=workers)
         yield from pipeline.results(outcomes, on_error=on_error)
 
-    def job(self, class_name: str | None = None, *, output_size: OutputSize | None = None) -> ExportedJob:
-        """This model bound to a class, for the engine's loop."""
-        chosen = output_size or self.card.recipe.output_size
-        if chosen not in get_args(OutputSize):
-            raise UsageError(f"output_size: expected 'image' or 'input', got {output_size!r}")
-        return ExportedJob(self, self.card.index(class_name), chosen)
+    def job(
+        self, class_name: str | None = None, *, output_size: OutputSize | None = None, decode: Decode | None = None
+    ) -> ExportedJob:
+        """This model bound to a class, for the engine's loop; what is None is the recipe's."""
+        recipe = self.card.recipe.having(output_size=output_size, decode=decode)
+        return ExportedJob(self, self.card.index(class_name), recipe.output_size, recipe.decode)
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,18 @@ class ExportedJob:
     model: ExportedModel
     index: int
     output_size: OutputSize
+    decode: Decode = "full"
 
-    @cached_property
+    @property
     def limits(self) -> ImageLimits:
         """What images to refuse."""
         return self.model.limits
+
+    def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
+        """Anything that is an image -> RGB, and (H, W) of the whole image; see `anovl.data.images.load_sized_image`."""
+        return load_sized_image(
+            image, limits=self.limits, reduced_for=self.model.card.image_size if self.decode == "reduced" else None
+        )
 
     def preprocess(self, picture: Image.Image) -> Images:
         """RGB -> [H, W, 3] at the input size; scaling and normalisation are in the file."""
@@ -129,9 +136,7 @@ class ExportedJob:
         """Patch grid to map, scores to a Prediction."""
         start = time.perf_counter()
         card, (image_score, patches) = self.model.card, scores
-        grid = smooth(patches) if card.recipe.smoothing else patches
-        target = size if self.output_size == "image" else card.image_size
-        anomaly_map = to_image_size(grid, target, align_corners=card.recipe.align_corners)
+        made = anomaly_map(patches, size if self.output_size == "image" else card.image_size, card.recipe)
         timings["upsample"] = (time.perf_counter() - start) * 1000
         return Prediction(
             image_path=str(item.image) if isinstance(item.image, str | Path) else None,
@@ -139,32 +144,8 @@ class ExportedJob:
             class_name=card.classes[self.index],
             pred_score=float(image_score),
             threshold=self.model.threshold,
-            anomaly_map=anomaly_map,
+            anomaly_map=made,
             patch_scores=patches,
             timings_ms=timings,
             score_range=card.score_range,
         )
-
-
-def smooth(patch_scores: FloatArray) -> FloatArray:
-    """3x3 mean on the grid [h, w], edges replicated; numpy's twin of `anovl.core.scoring.smooth`."""
-    windows = np.lib.stride_tricks.sliding_window_view(np.pad(patch_scores, 1, mode="edge"), (3, 3))
-    return np.asarray(windows.mean(axis=(2, 3), dtype=np.float32))
-
-
-def to_image_size(patch_scores: FloatArray, size: tuple[int, int], *, align_corners: bool) -> FloatArray:
-    """Bilinear up-sampling of the grid [h, w] to [H, W], as two products with the weights of rows and columns.
-
-    numpy's twin of `anovl.core.scoring.to_image_size`.
-    """
-    rows, columns = (_weights(n, m, align_corners=align_corners) for n, m in zip(patch_scores.shape, size, strict=True))
-    return np.asarray(np.clip(rows @ patch_scores @ columns.T, 0.0, 1.0), dtype=np.float32)
-
-
-def _weights(count: int, target: int, *, align_corners: bool) -> FloatArray:
-    """Bilinear weights [target, count] of the samples along one axis."""
-    if align_corners:
-        places = np.linspace(0, count - 1, target)
-    else:
-        places = ((np.arange(target) + 0.5) * count / target - 0.5).clip(0, count - 1)
-    return np.asarray(np.maximum(0, 1 - np.abs(places[:, None] - np.arange(count))), dtype=np.float32)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from anovl import __version__
@@ -184,7 +183,7 @@ def predicted(
         class_name=category.name,
         pred_score=float(scored.image_scores[0]),
         threshold=detector.threshold if threshold is None else min(max(threshold, 0.0), 1.0),
-        anomaly_map=detector.anomaly_map(torch.from_numpy(scored.patch_scores[0]), scored.size),
+        anomaly_map=detector.anomaly_map(scored.patch_scores[0], scored.size),
         patch_scores=scored.patch_scores[0],
         score_range=detector.score_range,
     )

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -22,7 +21,6 @@ from anovl.config import Adaptation
 from anovl.core.prompts import Wording
 from anovl.core.scoring import Scores
 from anovl.data.datasets import Category, Sample
-from anovl.data.images import ImageLimits
 from anovl.data.sources import SourceItem
 from anovl.detector import AnoVL, DetectionJob
 from anovl.engine import local
@@ -116,9 +114,8 @@ class _ScoringJob:
 
     job: DetectionJob
 
-    @property
-    def limits(self) -> ImageLimits:
-        return self.job.limits
+    def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
+        return self.job.load(image)
 
     def preprocess(self, picture: Image.Image) -> Tensor:
         return self.job.preprocess(picture)
@@ -231,4 +228,4 @@ def _unpack(text: str) -> FloatArray:
 
 def anomaly_map(variant: Variant, grid: FloatArray, size: tuple[int, int]) -> FloatArray:
     """The map [H, W] that the variant's recipe makes of a patch grid [h, w]."""
-    return variant.detector.anomaly_map(torch.from_numpy(grid), size)
+    return variant.detector.anomaly_map(grid, size)

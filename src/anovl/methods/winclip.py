@@ -18,6 +18,7 @@ from anovl.config import Recipe
 from anovl.core.adapter import Adapter
 from anovl.core.attention import qk_attention, split_heads
 from anovl.core.encoder import ViTEncoder, add_attended, feed_forward, project
+from anovl.core.products import linear
 from anovl.core.prompts import TEMPLATES, Wording
 from anovl.core.scoring import Scores, TextFeatures, anomaly_score
 from anovl.errors import UsageError
@@ -111,7 +112,7 @@ def window_tokens(encoder: ViTEncoder, pixel_values: Tensor) -> list[Tensor]:
     embedded = encoder.embed(pixel_values)  # [B, 1 + M, D]
     batch, count, width = embedded.shape
     attn = encoder.blocks[0].attn
-    first = F.linear(encoder.blocks[0].ln_1(embedded), attn.in_proj_weight, attn.in_proj_bias).flatten(0, 1)
+    first = linear(encoder.blocks[0].ln_1(embedded), attn.in_proj_weight, attn.in_proj_bias).flatten(0, 1)
     embedded = embedded.flatten(0, 1)
     # A token's state, its MLP's hidden layer before and after the activation, and its queries, keys and values.
     bytes_a_token = (1 + 2 * 4 + 3) * width * embedded.element_size()

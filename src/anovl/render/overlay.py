@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from anovl.config import DISPLAY_SIDE
-from anovl.results import BoolArray, FloatArray, Prediction
+from anovl.results import BoolArray, FloatArray, Prediction, bounding_box
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -107,8 +107,10 @@ def contour(mask: BoolArray, thickness: int) -> BoolArray:
     """The inner border of a mask, along the picture's edge too: a mask of the whole picture is framed."""
     from scipy import ndimage
 
-    inside = ndimage.binary_erosion(mask, np.ones((3, 3)), iterations=thickness)
-    return np.asarray(mask & ~inside)
+    border = np.zeros_like(mask)
+    if (box := bounding_box(mask)) is not None:
+        border[box] = mask[box] & ~ndimage.binary_erosion(mask[box], np.ones((3, 3)), iterations=thickness)
+    return border
 
 
 def _draw_bar(canvas: Image.Image, left: int, prediction: Prediction, *, with_truth: bool) -> None:
