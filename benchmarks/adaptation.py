@@ -11,12 +11,11 @@ the same round.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from common import parser, random_model
+from common import now, parser, random_model
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -117,12 +116,12 @@ def main() -> None:
     for round_number in range(args.rounds + 1):
         for name, call in calls.items():
             repeats = 10 if name == "one product" else 1
-            began = _now(args.device)
+            began = now(args.device)
             with torch.inference_mode(mode="loop" not in name):
                 for _ in range(repeats):
                     call()
             if round_number:  # the first is the warm-up
-                times[name].append((_now(args.device) - began) / repeats)
+                times[name].append((now(args.device) - began) / repeats)
     base, product = times["training-free pass"], times.pop("one product")
     print(f"{args.arch}, batch {args.batch}, {args.device}, {args.threads} threads, fp32, random weights, {args.rounds} rounds")
     for name, values in times.items():
@@ -134,12 +133,6 @@ def main() -> None:
         work = multiply_adds(name, patches, 924, width, 5) / (patches * 924 * width)
         floor = statistics.median(work * one / whole for one, whole in zip(product, base, strict=True))
         print(f"{name}: the loop takes x{faster:.2f} of ours; arithmetic of the plain chain alone x{floor:.3f}")
-
-
-def _now(device: str) -> float:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 if __name__ == "__main__":

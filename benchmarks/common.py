@@ -1,8 +1,9 @@
-"""What the benchmarks of models share: their options, and a model with random weights."""
+"""What the benchmarks of models share: their options, a clock, and a model with random weights."""
 
 from __future__ import annotations
 
 import argparse
+import time
 from typing import Any
 
 import torch
@@ -18,6 +19,13 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     options.add_argument("--threads", type=int, default=2)
     options.add_argument("--rounds", type=int, default=7)
     return options
+
+
+def now(device: str) -> float:
+    """Seconds on a clock, once the device has done what it was told."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def random_model(arch: str, device: str = "cpu") -> tuple[Any, Backbone]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +17,10 @@ from torch import Tensor
 from anovl.config import LINEAR_PROBE, RELEASED_ADAPTATION, Adaptation
 from anovl.core.adapter import Adapter, adapt, draw_start
 from anovl.core.scoring import anomaly_score
+from anovl.data.sources import SourceItem
 from anovl.detector import AnoVL
+from anovl.render.overlay import overlay
+from anovl.render.writers import save_image
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,103 @@ def adaptation_costs(
             )
         )
     return statistics.median(whole), rows
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage of a run costs.
+
+    Attributes:
+        name: of the stage.
+        what: it does.
+        milliseconds: an image (for "text" a class), median over the rounds.
+        times_clip: that over the time of open_clip's `encode_image` in the same round.
+    """
+
+    name: str
+    what: str
+    milliseconds: float
+    times_clip: float
+
+
+@torch.inference_mode()
+def stage_costs(detector: AnoVL, images: Sequence[Any], class_name: str, *, rounds: int = 3, seed: int = 0) -> list[StageCost]:
+    """Every stage from a file to its overlay, one after another within each round; what threads overlap in a run is not.
+
+    Args:
+        detector: the model, with the method "anovl".
+        images: one batch, as `anovl.load_image` takes them.
+        class_name: what they show.
+        rounds: measured ones; one more warms up.
+        seed: of the adaptation.
+
+    Returns:
+        a row a stage; the first is open_clip's `encode_image` on the same pixels, for comparison.
+
+    Raises:
+        ImageError: an image cannot be used.
+        UsageError: the class name or the seed.
+    """
+    with TemporaryDirectory() as folder:
+        calls = _stages(detector, images, class_name, seed, Path(folder) / "overlay.png")
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        for number in range(rounds + 1):
+            for name, (_, call) in calls.items():
+                spent = _milliseconds(call, detector.backbone.device) / (1 if name == "text" else len(images))
+                if number:
+                    times[name].append(spent)
+    times["local path"] = [both - one for both, one in zip(times["local path"], times["class token"], strict=True)]
+    return [
+        StageCost(
+            name,
+            calls[name][0],
+            statistics.median(spent),
+            statistics.median(a / b for a, b in zip(spent, times["clip"], strict=True)),
+        )
+        for name, spent in times.items()
+    ]
+
+
+def _stages(
+    detector: AnoVL, images: Sequence[Any], class_name: str, seed: int, path: Path
+) -> dict[str, tuple[str, Callable[[], object]]]:
+    """What each stage does, in words and as a call on what the stage before it gave."""
+    backbone, encoder = detector.backbone, detector.method.encoder
+    clip: Any = backbone.clip
+    job = detector.job(class_name, adapt=True, seed=seed)
+    plain, sentences = replace(job, adapters=()), detector.prompts(class_name)
+    loaded = [job.load(image) for image in images]
+    inputs = [job.preprocess(picture) for picture, _ in loaded]
+    pixels = torch.stack(inputs).to(backbone.device)
+    tokens, scale = encoder(pixels), detector.method.logit_scale
+    scores = plain.score(pixels).cpu()
+    grids = [(scores.image(index).patch_scores.numpy(), size) for index, (_, size) in enumerate(loaded)]
+    found = [
+        plain.finish(SourceItem(None, None, "image"), size, scores.image(index), {}) for index, (_, size) in enumerate(loaded)
+    ]
+    drawn = [(picture, one) for (picture, _), one in zip(loaded, found, strict=True)]
+    overlays = [overlay(*pair) for pair in drawn]
+    return {
+        "clip": ("open_clip's encode_image alone, for comparison", lambda: clip.encode_image(pixels)),
+        "text": (
+            "prompts of a class: once, then from the cache",
+            lambda: backbone.encode_text([*sentences.normal, *sentences.abnormal]),
+        ),
+        "decode": ("file to RGB, one thread", lambda: [job.load(image) for image in images]),
+        "resize": ("RGB to the model's input, one thread", lambda: [job.preprocess(picture) for picture, _ in loaded]),
+        "copy": ("a batch of inputs to the device", lambda: torch.stack(inputs).to(backbone.device)),
+        "class token": ("the model's own path", lambda: encoder.encode_class(pixels)),
+        "local path": ("what the local tokens add", lambda: encoder(pixels)),
+        "score": (
+            "tokens against the prompts",
+            lambda: [anomaly_score(some, job.text.prototypes, scale).cpu() for some in tokens],
+        ),
+        "adaptation": ("where asked for", lambda: adapt(job.adapters[0], tokens[1])),
+        "upsample": ("patch grid to map, one thread", lambda: [detector.anomaly_map(*pair) for pair in grids]),
+        "row": ("regions and JSON, one thread", lambda: [json.dumps(one.to_dict()) for one in found]),
+        "overlay": ("drawn, where asked for, one thread", lambda: [overlay(*pair) for pair in drawn]),
+        "png": ("the overlay to a file, one thread", lambda: [save_image(one, path) for one in overlays]),
+    }
 
 
 def _milliseconds(call: Callable[[], object], device: torch.device) -> float:

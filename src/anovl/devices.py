@@ -47,3 +47,16 @@ def pick_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if dtype not in DTYPES:
         raise UsageError(suggest("dtype", dtype, DTYPES))
     return DTYPES[dtype]
+
+
+def use_threads(threads: int | None) -> None:
+    """CPU threads of torch in this process; None leaves them as they are.
+
+    Raises:
+        UsageError: below 1.
+    """
+    if threads is None:
+        return
+    if threads < 1:
+        raise UsageError(f"threads: expected at least 1, got {threads}")
+    torch.set_num_threads(threads)

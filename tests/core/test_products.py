@@ -52,6 +52,21 @@ def test_equals_torch(calls, activation, bias, shape):
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [((70, 24), (24, 30)), ((2, 70, 24), (24, 30)), ((3, 64, 24), (3, 24, 30)), ((1, 64, 24), (1, 24, 30))],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_products_of_matrices(calls, left, right, turned):
+    a, b = drawn(*left), drawn(*right)
+    if turned:  # the same matrices, transposed in memory
+        a, b = a.mT.contiguous().mT, b.mT.contiguous().mT
+    with torch.inference_mode():
+        torch.testing.assert_close(products.matmul(a, b), a @ b, atol=1e-5, rtol=0)
+    assert len(calls) == (right[0] if len(right) == 3 else 1)
+    assert torch.equal(products.matmul(a[..., :3, :], b), a[..., :3, :] @ b)
+
+
 @pytest.mark.filterwarnings("ignore:TF32")  # torch's, of its own flags
 def test_few_rows_other_types_and_gradients_are_left_to_torch(calls):
     x, weight = drawn(80, 24), nn.Parameter(drawn(16, 24))

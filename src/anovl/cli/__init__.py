@@ -6,7 +6,7 @@ import atexit
 import gc
 
 from anovl.cli.app import app, guarded
-from anovl.cli.benchmark import adapt, benchmark
+from anovl.cli.benchmark import adapt, benchmark, stages
 from anovl.cli.demo import demo
 from anovl.cli.evaluate import evaluate
 from anovl.cli.export import export
@@ -20,7 +20,8 @@ from anovl.cli.synth import synth
 _ENVIRONMENT = {"auto_envvar_prefix": "ANOVL"}
 for _verb in (predict, evaluate, reproduce, demo, synth, prompts, export, models, info):
     app.command(context_settings=_ENVIRONMENT)(guarded(_verb))
-benchmark.command(context_settings=_ENVIRONMENT)(guarded(adapt))
+for _verb in (stages, adapt):
+    benchmark.command(context_settings=_ENVIRONMENT)(guarded(_verb))
 app.add_typer(benchmark, name="benchmark")
 
 

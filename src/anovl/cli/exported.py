@@ -26,6 +26,7 @@ def bind(
     decode: Decode | None,
     device: str,
     dtype: str,
+    threads: int | None,
     limits: ImageLimits,
 ) -> tuple[ExportedJob, dict[str, Any]]:
     """Load an exported file for a class.
@@ -35,7 +36,7 @@ def bind(
         class_name: None where the file holds one alone.
         decided: options that an exported file has decided, by their names; none may be set.
         adapt: whether the command asked for it; a file with the adaptation inside adapts anyway.
-        threshold, output_size, decode, device, dtype, limits: as in `anovl.engine.runtime.ExportedModel`.
+        threshold, output_size, decode, device, dtype, threads, limits: as in `anovl.engine.runtime.ExportedModel`.
 
     Returns:
         the job, and what run.json records about it.
@@ -49,7 +50,7 @@ def bind(
 
     from anovl.engine.runtime import ExportedModel
 
-    model = ExportedModel(path, device=device, dtype=dtype, threshold=threshold, limits=limits)
+    model = ExportedModel(path, device=device, dtype=dtype, threads=threads, threshold=threshold, limits=limits)
     if adapt and model.card.seed is None:
         raise UsageError(f"--adapt: {path.name} was exported without the adaptation; export it with --adapt")
     job = model.job(class_name, output_size=output_size, decode=decode)

@@ -13,6 +13,7 @@ Arch = Annotated[str | None, typer.Option(help="Architecture of a weight file.")
 RecipeName = Annotated[str | None, typer.Option(help="default, paper or released; if not given, the model's own.")]
 ImageSize = Annotated[str | None, typer.Option(help="Model input size, S or HxW, if not the trained one.")]
 BatchSize = Annotated[int, typer.Option(help="Images a pass.", min=1)]
+Threads = Annotated[int | None, typer.Option(help="CPU threads of the model; default as many as there are cores.", min=1)]
 Workers = Annotated[int, typer.Option(help="Decoding threads.", min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 DType = Annotated[str, typer.Option(help="auto (fp32), fp32, bf16, fp16.")]

@@ -97,6 +97,7 @@ def predict(
     image_size: options.ImageSize = None,
     batch_size: options.BatchSize = 8,
     workers: options.Workers = 2,
+    threads: options.Threads = None,
     device: options.Device = "auto",
     dtype: options.DType = "auto",
     cache_dir: options.CacheDir = None,
@@ -179,6 +180,7 @@ def predict(
             decode=decode,  # type: ignore[arg-type]
             device=device,
             dtype=dtype,
+            threads=threads,
             limits=limits,
         )
         settings = common | settings
@@ -190,11 +192,12 @@ def predict(
     # Whatever can be wrong without the model is told before it is loaded, or downloaded.
     from anovl.core.adapter import check_seeds
     from anovl.core.prompts import build_prompts, similar_known_class
-    from anovl.devices import pick_device, pick_dtype
+    from anovl.devices import pick_device, pick_dtype, use_threads
     from anovl.methods import method_class
 
     pick_device(device)
     pick_dtype(dtype)
+    use_threads(threads)
     chosen_recipe = None if recipe is None else make_recipe(recipe)
     _adapted(chosen_recipe or make_recipe(), adapt_steps)
     seeds = check_seeds(seed or 0)

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anovl.config import ADAPTATION_MEMORY, CPU_ADAPTATION_MEMORY, Adaptation
+from anovl.core.products import matmul
 from anovl.core.scoring import TextFeatures
 from anovl.errors import UsageError
 
@@ -205,11 +206,11 @@ class Adapter:
 
     def _times_value(self, hidden: Tensor) -> Tensor:
         """H V, [..., K] -> [..., C]."""
-        return hidden / 2 if self.value is None else hidden @ self.value
+        return hidden / 2 if self.value is None else matmul(hidden, self.value)
 
     def _times_value_transposed(self, tokens: Tensor) -> Tensor:
         """Tokens times V^T, [..., C] -> [..., K]."""
-        return tokens / 2 if self.value is None else tokens @ self.value.T
+        return tokens / 2 if self.value is None else matmul(tokens, self.value.T)
 
     def _images(self, tokens: Tensor) -> _Images:
         """What the steps need of the tokens [B, M, C]."""
@@ -226,7 +227,7 @@ class Adapter:
         same = weight is self.value and inputs is images.clean  # W = V and X = R: the product is there already
         logits = inputs.overlap if same else self._logits(inputs.x, weight, bias)
         loss, slope = self._objective(images, inputs, self._activate(logits), step)
-        return loss, slope.mT @ inputs.x, slope.sum(dim=1)
+        return loss, matmul(slope.mT, inputs.x), slope.sum(dim=1)
 
     def _with_noise(self, images: _Images, step: int) -> _Inputs:
         """The clean tokens, then the same with noise, [B, 2 M, ...]; products with V and d are linear in the noise.
@@ -248,7 +249,7 @@ class Adapter:
 
     def _logits(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """X W^T + b, [B, M, K]."""
-        logits = x @ weight.mT
+        logits = matmul(x, weight.mT)
         return logits if bias is None else logits + bias.unsqueeze(-2)
 
     def _activate(self, logits: Tensor) -> Tensor:
@@ -260,7 +261,7 @@ class Adapter:
     def _objective(self, images: _Images, inputs: _Inputs, hidden: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The loss of each image before a step, [B], and its gradient by X W^T + b, [B, M or 2 M, K]."""
         settings, patches = self.settings, images.own.shape[1]
-        through = self._times_value_transposed(self._times_value(hidden)) if self.gram is None else hidden @ self.gram
+        through = self._times_value_transposed(self._times_value(hidden)) if self.gram is None else matmul(hidden, self.gram)
         pull = inputs.overlap + through  # x' V^T
         along = inputs.along + hidden @ self.value_direction
         square = inputs.square + (hidden * (inputs.overlap + pull)).sum(dim=-1)

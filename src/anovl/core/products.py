@@ -41,6 +41,24 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation:
     return y if activation is None else cast("Tensor", activation(y))
 
 
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """A B.
+
+    Args:
+        a: [..., M, K]; [B, M, K] where `b` is a batch.
+        b: [K, N] or [B, K, N].
+
+    Returns:
+        [..., M, N]
+    """
+    onednn = _onednn() if _fits(a, b) else None
+    if onednn is None:
+        return a @ b
+    if b.ndim == 2:
+        return cast("Tensor", onednn(a.contiguous(), b.mT, None, "none", [], ""))
+    return torch.stack([matmul(left, right) for left, right in zip(a, b, strict=True)])
+
+
 def _fits(x: Tensor, weight: Tensor) -> bool:
     """True for tensors of inference that oneDNN is the faster for; never while a graph is traced."""
     return (

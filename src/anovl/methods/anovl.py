@@ -6,6 +6,7 @@ arXiv:2308.15939).
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,8 @@ from anovl.errors import UsageError
 from anovl.methods.base import VisionModel
 
 log = logging.getLogger(__name__)
+
+VIEWS_AT_ONCE = 7  # of the 21 augmented views: one image fills a batch
 
 
 class AnoVLMethod:
@@ -54,11 +57,12 @@ class AnoVLMethod:
         class_token, local_tokens = self.encoder(pixel_values)
         class_score = anomaly_score(class_token, text.prototypes, self.logit_scale)
         if self.all_views:
-            others = [
-                anomaly_score(self.encoder.encode_class(view), text.prototypes, self.logit_scale)
-                for view in views.augmented_views(pixel_values)
-            ]
-            class_score = torch.stack([class_score, *others]).mean(dim=0)
+            others = views.augmented_views(pixel_values)
+            every = [class_score[None]]
+            while some := list(itertools.islice(others, VIEWS_AT_ONCE)):
+                tokens = self.encoder.encode_class(torch.cat(some)).view(len(some), pixel_values.shape[0], -1)
+                every.append(anomaly_score(tokens, text.prototypes, self.logit_scale))
+            class_score = torch.cat(every).mean(dim=0)
         scored = [self._adapted(adapter, local_tokens) for adapter in adapters]
         scored = scored or [anomaly_score(local_tokens, text.prototypes, self.logit_scale)]
         grids = [scores.unflatten(1, self.encoder.grid) for scores in scored]
