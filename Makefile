@@ -44,6 +44,8 @@ format: setup
 
 bench: setup
 	$(BIN)/python benchmarks/encoder.py
+	$(BIN)/python benchmarks/end_to_end.py
+	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/adaptation.py
 	$(BIN)/python benchmarks/winclip.py
 	$(BIN)/python benchmarks/metrics.py

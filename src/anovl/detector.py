@@ -24,6 +24,7 @@ from anovl.core.scoring import Scores, TextFeatures
 from anovl.data.images import ImageLimits, load_sized_image
 from anovl.data.sources import SourceItem, iter_source
 from anovl.data.transforms import to_pixel_values
+from anovl.devices import to_device
 from anovl.engine import local, maps
 from anovl.engine.pipeline import results
 from anovl.engine.text import TextCache
@@ -279,7 +280,7 @@ class DetectionJob:
     @torch.inference_mode()
     def score(self, pixel_values: Tensor) -> Scores:
         """[B, 3, H, W] -> scores."""
-        scores = self.detector.method.score(pixel_values.to(self.detector.backbone.device), self.text, self.adapters)
+        scores = self.detector.method.score(to_device(pixel_values, self.detector.backbone.device), self.text, self.adapters)
         if not all(bool(values.isfinite().all()) for values in scores if values is not None):
             raise AnovlError(f"the model gave values that are not finite in {self.detector.backbone.dtype}; try --dtype fp32")
         return scores

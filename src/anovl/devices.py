@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from anovl.errors import UsageError, suggest
 
@@ -47,6 +48,13 @@ def pick_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if dtype not in DTYPES:
         raise UsageError(suggest("dtype", dtype, DTYPES))
     return DTYPES[dtype]
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the CPU on a device; a GPU fetches them itself, from memory that stays in place, while the CPU goes on."""
+    if device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def use_threads(threads: int | None) -> None:

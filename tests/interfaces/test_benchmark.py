@@ -4,14 +4,52 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from anovl.cli import app
 
+STAGES = [
+    "clip",
+    "text",
+    "decode",
+    "resize",
+    "copy",
+    "class token",
+    "local path",
+    "score",
+    "adaptation",
+    "upsample",
+    "row",
+    "overlay",
+    "png",
+]
 
-def run(*arguments):
-    return CliRunner().invoke(app, ["benchmark", "adapt", *(str(argument) for argument in arguments)])
+
+def run(*arguments, verb="adapt"):
+    return CliRunner().invoke(app, ["benchmark", verb, *(str(argument) for argument in arguments)])
+
+
+def test_stages_of_drawn_pictures():
+    threads = torch.get_num_threads()
+    result = run("--batch-size", 1, "--rounds", 1, "--device", "cpu", "--threads", 1, verb="stages")
+    torch.set_num_threads(threads)
+    assert result.exit_code == 0, result.stderr
+    head, *lines = result.stdout.splitlines()
+    assert head == "mini on cpu, 1 threads, a batch of 1, medians of 1 rounds"
+    assert [line[:14].strip() for line in lines[1:]] == STAGES
+
+
+def test_stages_of_own_images_as_json(golden_name, tmp_path):
+    for index in range(2):
+        Image.effect_mandelbrot((300, 200), (-2, -1, 1, 1), 30 + index).save(tmp_path / f"{index}.png")
+    command = [tmp_path, "--class-name", "nut", "--model", golden_name, "--device", "cpu", "--rounds", 2, "--json"]
+    facts = json.loads(run(*command, verb="stages").stdout)
+    assert (facts["batch"], facts["rounds"], facts["device"]) == (2, 2, "cpu")
+    assert [row["name"] for row in facts["stages"]] == STAGES
+    assert facts["stages"][0]["times_clip"] == 1
+    assert all(row["milliseconds"] > 0 for row in facts["stages"] if row["name"] != "local path")
 
 
 def test_table_of_adaptations_on_drawn_pictures():
@@ -56,8 +94,11 @@ def test_json_of_own_images(golden_name, tmp_path):
         (["--rounds", "0"], 2, "rounds"),
     ],
 )
-def test_what_is_refused(arguments, code, message):
-    result = run(*arguments)
+@pytest.mark.parametrize("verb", ["adapt", "stages"])
+def test_what_is_refused(arguments, code, message, verb):
+    if verb == "stages" and "--steps" in arguments:
+        arguments, message = ["--threads", "0"], "threads"
+    result = run(*arguments, verb=verb)
     assert result.exit_code == code
     assert message in result.stderr
     assert "Traceback" not in result.stderr
