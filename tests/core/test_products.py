@@ -97,3 +97,19 @@ def test_a_traced_graph_holds_torchs_operator(calls):
     names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert "aten.linear.default" in names
     assert not calls
+
+
+def test_an_operator_of_another_shape_is_not_used(monkeypatch):
+    class Other:
+        def _linear_pointwise(self, x):
+            return x
+
+    monkeypatch.setattr(torch.ops, "mkldnn", Other())
+    products._onednn.cache_clear()
+    try:
+        assert products._onednn() is None
+        with torch.inference_mode():
+            x, weight = drawn(80, 24), drawn(16, 24)
+            assert torch.equal(linear(x, weight), F.linear(x, weight))
+    finally:
+        products._onednn.cache_clear()

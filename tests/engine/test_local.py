@@ -1,5 +1,7 @@
 """The engine's promises with a stand-in job: order, bounded memory, broken images, out of memory, clean ends."""
 
+import gc
+import inspect
 import logging
 import threading
 import time
@@ -166,12 +168,42 @@ def test_other_errors_of_the_model_are_not_swallowed():
         list(run(MeanJob(fits=0, error=RuntimeError("shapes do not match")), [grey(0)]))
 
 
+def threads_end():
+    """True once no thread of the engine is left; they end soon after they are told to."""
+    until = time.monotonic() + 10
+    while any(thread.name.startswith(("anovl-decode", "anovl-finish")) for thread in threading.enumerate()):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def test_closing_stops_the_threads():
     outcomes = run(MeanJob(), map(grey, range(1000)), batch_size=4, workers=3)
     next(outcomes)
     assert any(thread.name.startswith("anovl-decode") for thread in threading.enumerate())
     outcomes.close()
-    assert not any(thread.name.startswith("anovl-decode") for thread in threading.enumerate())
+    assert threads_end()
+
+
+def test_a_run_left_alone_ends_in_whatever_thread_collects_it():
+    """Python collects garbage in any thread, while it starts another, say; waiting for threads there would wait for itself."""
+    outcomes = run(MeanJob(), map(grey, range(1000)), batch_size=4)
+    next(outcomes)
+    ring = [outcomes]
+    ring.append(ring)
+    del outcomes, ring
+    with getattr(threading, "_shutdown_locks_lock", threading.Lock()):  # held by Python itself where a thread starts or ends
+        gc.collect()
+    assert threads_end()
+
+
+def test_a_broken_image_that_raises_closes_the_run():
+    outcomes = run(MeanJob(), [grey(0), broken(1), *map(grey, range(2, 100))], batch_size=1)
+    with pytest.raises(ImageDecodeError):
+        list(pipeline.results(outcomes))
+    assert inspect.getgeneratorstate(outcomes) == "GEN_CLOSED"
+    assert threads_end()
 
 
 def test_an_interrupt_stops_the_threads():

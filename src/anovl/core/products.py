@@ -74,7 +74,12 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
 
 @functools.cache
 def _onednn() -> Callable[..., Any] | None:
-    """Operator of torch for a linear layer by oneDNN, None where the processor or the build has none."""
+    """Operator of torch for a linear layer by oneDNN, tried once; None where the processor or the build has none."""
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return None
-    return cast("Callable[..., Any] | None", getattr(torch.ops.mkldnn, "_linear_pointwise", None))
+    operator = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    try:
+        tried = operator(torch.ones(2, 3), torch.ones(4, 3), None, "none", [], "") if operator else None
+    except (RuntimeError, TypeError):  # it is no public operator: another torch may want other arguments
+        return None
+    return None if tried is None or not torch.equal(tried, torch.full((2, 4), 3.0)) else operator

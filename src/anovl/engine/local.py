@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol
 
@@ -35,7 +35,7 @@ class Job(Protocol[Result_co]):
 
 def run(
     job: Job[Result], items: Iterable[SourceItem], *, batch_size: int = 8, workers: int = 2, keep_pictures: bool = False
-) -> Iterator[Outcome[Result]]:
+) -> Generator[Outcome[Result]]:
     """Score every item, in order; see `anovl.engine.pipeline.run`."""
     return pipeline.run(_Stacked(job), items, batch_size=batch_size, workers=workers, keep_pictures=keep_pictures)
 

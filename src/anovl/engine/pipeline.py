@@ -6,8 +6,9 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -67,7 +68,7 @@ class _Decoded(Generic[Pixels]):
     timings: dict[str, float]
 
 
-def results(outcomes: Iterator[Outcome[Result]], *, on_error: Literal["raise", "skip"] = "raise") -> Iterator[Result]:
+def results(outcomes: Generator[Outcome[Result]], *, on_error: Literal["raise", "skip"] = "raise") -> Iterator[Result]:
     """What the run gives for each image: a broken one raises its error, or is logged and left out.
 
     Raises:
@@ -76,13 +77,14 @@ def results(outcomes: Iterator[Outcome[Result]], *, on_error: Literal["raise", "
     """
     if on_error not in ("raise", "skip"):
         raise UsageError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
-    for outcome in outcomes:
-        if outcome.prediction is not None:
-            yield outcome.prediction
-        elif on_error == "raise":
-            raise outcome.error or AnovlError("no result")
-        else:
-            log.warning("skipped %s", outcome.error)
+    with closing(outcomes):
+        for outcome in outcomes:
+            if outcome.prediction is not None:
+                yield outcome.prediction
+            elif on_error == "raise":
+                raise outcome.error or AnovlError("no result")
+            else:
+                log.warning("skipped %s", outcome.error)
 
 
 def run(
@@ -92,7 +94,7 @@ def run(
     batch_size: int = 8,
     workers: int = 2,
     keep_pictures: bool = False,
-) -> Iterator[Outcome[Result]]:
+) -> Generator[Outcome[Result]]:
     """Score every item, in order; memory is bounded by the batch.
 
     Broken images come back as outcomes with an error; everything else raises, after the outcomes before it. When the
@@ -109,6 +111,7 @@ def run(
     finishers = ThreadPoolExecutor(workers, thread_name_prefix="anovl-finish")
     batcher = _Batcher(work, batch_size)
     coming: deque[Callable[[], Outcome[Result]]] = deque()
+    wait = True
     try:
         for slots in _decoded(work, items, batcher, decoders, ahead=workers, keep_pictures=keep_pictures):
             scored = batcher.score(slots)
@@ -121,9 +124,12 @@ def run(
         while coming:
             yield coming.popleft()()
         raise
+    except GeneratorExit:
+        wait = False  # it may be the garbage collector that closes, in any thread that holds any lock
+        raise
     finally:
         for pool in (decoders, finishers):
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=wait, cancel_futures=True)
 
 
 def _decoded(
