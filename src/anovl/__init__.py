@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from anovl.backbones import Backbone, load_backbone
+    from anovl.client import Client, ServedPrediction, ServiceError
     from anovl.config import Recipe, recipe
     from anovl.core.prompts import PromptSet, Wording, build_prompts
     from anovl.data import datasets
@@ -26,6 +27,7 @@ _HOME = {
     "AnoVL": "anovl.detector",
     "AnovlError": "anovl.errors",
     "Backbone": "anovl.backbones",
+    "Client": "anovl.client",
     "Evaluation": "anovl.evaluation",
     "ExportedModel": "anovl.engine.runtime",
     "ImageLimits": "anovl.data.images",
@@ -33,6 +35,8 @@ _HOME = {
     "PromptSet": "anovl.core.prompts",
     "Recipe": "anovl.config",
     "Region": "anovl.results",
+    "ServedPrediction": "anovl.client",
+    "ServiceError": "anovl.client",
     "Variant": "anovl.evaluation",
     "Wording": "anovl.core.prompts",
     "build_prompts": "anovl.core.prompts",
@@ -47,6 +51,7 @@ __all__ = [
     "AnoVL",
     "AnovlError",
     "Backbone",
+    "Client",
     "Evaluation",
     "ExportedModel",
     "ImageLimits",
@@ -54,6 +59,8 @@ __all__ = [
     "PromptSet",
     "Recipe",
     "Region",
+    "ServedPrediction",
+    "ServiceError",
     "Variant",
     "Wording",
     "__version__",

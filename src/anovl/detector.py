@@ -112,6 +112,10 @@ class AnoVL:
         other.method_name, other.method = method, make_method(method, self.backbone, self.recipe)
         return other
 
+    def keep_texts_in_memory(self) -> None:
+        """Write no more text features to disk: who lets others name classes does not let them fill it."""
+        self._texts.writable = False
+
     @property
     def score_range(self) -> tuple[float, float]:
         """The fixed drawing scale; see `anovl.results.Prediction`."""

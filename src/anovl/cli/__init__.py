@@ -15,10 +15,11 @@ from anovl.cli.models import models
 from anovl.cli.predict import predict
 from anovl.cli.prompts import prompts
 from anovl.cli.reproduce import reproduce
+from anovl.cli.serve import serve
 from anovl.cli.synth import synth
 
 _ENVIRONMENT = {"auto_envvar_prefix": "ANOVL"}
-for _verb in (predict, evaluate, reproduce, demo, synth, prompts, export, models, info):
+for _verb in (predict, evaluate, reproduce, demo, synth, prompts, export, serve, models, info):
     app.command(context_settings=_ENVIRONMENT)(guarded(_verb))
 for _verb in (stages, adapt):
     benchmark.command(context_settings=_ENVIRONMENT)(guarded(_verb))

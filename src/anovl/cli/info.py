@@ -28,6 +28,8 @@ PACKAGES = (
     "onnxscript",
     "onnxruntime",
     "openvino",
+    "fastapi",
+    "uvicorn",
 )
 
 

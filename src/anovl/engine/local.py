@@ -40,6 +40,11 @@ def run(
     return pipeline.run(_Stacked(job), items, batch_size=batch_size, workers=workers, keep_pictures=keep_pictures)
 
 
+def stacked(job: Job[Result]) -> pipeline.Work[Tensor, Scores, Result]:
+    """A job as the loop takes it: tensors of single images in, the scores of each on the CPU out."""
+    return _Stacked(job)
+
+
 @dataclass(frozen=True)
 class _Stacked(Generic[Result]):
     """A job as the loop sees it: tensors stacked to a batch, its scores taken apart on the CPU."""

@@ -31,13 +31,16 @@ class TextCache:
         backbone: whose text tower encodes.
         cache_dir: a folder, or None for ANOVL_CACHE, else ~/.cache/anovl. A folder that cannot be written
             is said once and costs only time.
+
+    Attributes:
+        writable: whether new features are kept on disk.
     """
 
     def __init__(self, backbone: Backbone, cache_dir: Path | None = None) -> None:
         self.backbone = backbone
         self.folder = (cache_root(cache_dir) or Path.home() / ".cache" / "anovl") / "prototypes"
         self._memory: OrderedDict[str, TextFeatures] = OrderedDict()
-        self._writable = True
+        self.writable = True
 
     def features(self, prompts: PromptSet) -> TextFeatures:
         """Features of a class on the backbone's device.
@@ -83,11 +86,11 @@ class TextCache:
         return TextFeatures(prototypes, tokens)
 
     def _write(self, path: Path, features: TextFeatures) -> None:
-        if not self._writable:
+        if not self.writable:
             return
         try:
             with replacing(path) as temporary:
                 save_file({name: value.cpu().contiguous() for name, value in features._asdict().items()}, temporary)
         except (OutputError, SafetensorError) as exc:  # safetensors wraps a full disk in its own error
-            self._writable = False
+            self.writable = False
             log.warning("text features are not kept on disk: %s", exc)

@@ -1,0 +1,113 @@
+"""anovl serve: models over HTTP."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anovl.cli import options
+from anovl.cli.app import is_quiet
+from anovl.cli.info import versions
+from anovl.errors import UsageError, require_extra
+
+TOKEN = "ANOVL_SERVE_TOKEN"  # noqa: S105 -- the name of the variable
+_NEEDS = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+
+
+def serve(
+    *,
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="NAME=MODEL or a model: a file of `anovl export`, mini, ARCH:TAG, ...; repeat for more, the first is default",
+            allow_from_autoenv=False,
+        ),
+    ],
+    class_name: Annotated[str | None, typer.Option(help="What the images show where a request does not say it.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option(help=f"File with the token that callers must bring; or the environment's {TOKEN}.")
+    ] = None,
+    batch_size: options.BatchSize = 8,
+    max_wait_ms: Annotated[float, typer.Option(help="How long an image waits for others to share its pass.", min=0)] = 5,
+    queue_size: Annotated[int, typer.Option(help="Images accepted and not yet answered; more get 429.", min=1)] = 64,
+    max_bytes: Annotated[int, typer.Option(help="Larger requests are refused.", min=1)] = 64 * 2**20,
+    max_pixels: Annotated[int, typer.Option(help="Larger images are refused.", min=1)] = 40_000_000,
+    max_files: Annotated[int, typer.Option(help="Images a request.", min=1)] = 16,
+    timeout_s: Annotated[float, typer.Option(help="For reading a request and answering it.")] = 60,
+    drain_s: Annotated[float, typer.Option(help="After SIGTERM, how long accepted requests may go on.", min=0)] = 7,
+    workers: options.Workers = 2,
+    threads: options.Threads = None,
+    device: options.Device = "auto",
+    dtype: options.DType = "auto",
+    offline: options.Offline = False,
+    config: options.Config = None,
+) -> None:
+    """Serve models over HTTP: POST images to /v1/predict; docs/serve.md.
+
+    The log is JSON lines on stderr. SIGTERM and SIGINT answer what was accepted and exit with 0.
+    """
+    del config
+    for module in _NEEDS:
+        require_extra(module, "serve", "anovl serve")
+
+    from anovl.server.hosting import load_model, parse_models
+    from anovl.server.running import bind
+    from anovl.server.running import serve as run
+    from anovl.server.service import Service
+    from anovl.server.settings import Settings
+
+    settings = Settings(
+        class_name=class_name,
+        batch_size=batch_size,
+        max_wait_ms=max_wait_ms,
+        queue_size=queue_size,
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        max_files=max_files,
+        timeout_s=timeout_s,
+        drain_s=drain_s,
+        workers=workers,
+        token=_token(token_file),
+    )
+    named = parse_models(model)
+    with bind(host, port) as listener:
+        models = {
+            name: load_model(source, settings, device=device, dtype=dtype, threads=threads, offline=offline)
+            for name, source in named.items()
+        }
+        _log_json()
+        run(Service(models, settings, versions()), listener)
+
+
+def _token(path: Path | None) -> str | None:
+    """From the file, else the environment; None without either.
+
+    Raises:
+        UsageError: the file cannot be read, or holds nothing.
+    """
+    if path is None:
+        return os.environ.get(TOKEN)
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise UsageError(f"--token-file {path}: cannot be read ({getattr(exc, 'strerror', None) or exc})") from exc
+
+
+def _log_json() -> None:
+    """Make the log one of JSON lines, and say every request unless --quiet."""
+    from anovl.server.running import JsonFormatter
+
+    own = logging.getLogger("anovl")
+    for handler in own.handlers:
+        handler.setFormatter(JsonFormatter())
+    if not is_quiet():
+        own.setLevel(logging.INFO)
+    server = logging.getLogger("uvicorn")
+    server.handlers, server.propagate = own.handlers, False
+    server.setLevel(logging.WARNING)

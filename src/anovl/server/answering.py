@@ -1,0 +1,116 @@
+"""From the image files of a request to its rows: decode and draw in a pool, score in the model's batches."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from anovl.config import DISPLAY_SIDE
+from anovl.data.sources import SourceItem
+from anovl.errors import ImageError, ImageTooLargeError
+from anovl.results import FloatArray, Prediction
+from anovl.server.batching import Batcher, Job, Ticket
+from anovl.server.problems import Problem
+from anovl.server.reading import Fields, Upload
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    filename: str
+    pixels: Any
+    size: tuple[int, int]
+    picture: Image.Image | None
+    timings: dict[str, float]
+
+
+async def answer(
+    uploads: Sequence[Upload], fields: Fields, job: Job, ticket: Ticket, *, batcher: Batcher, pool: Executor, max_pixels: int
+) -> list[dict[str, Any]]:
+    """A row for each image, in their order; the first that cannot be used fails all.
+
+    Raises:
+        Problem: 415 or 413 with the file's name; 413 or 429 for maps of too many pixels.
+        Exception: what the job raised.
+    """
+    loop = asyncio.get_running_loop()
+    draws = "overlay" in fields.returns
+    decoded: list[_Decoded] = await _all([loop.run_in_executor(pool, _decode, job, upload, draws) for upload in uploads])
+    if "map" in fields.returns:
+        if (total := sum(one.size[0] * one.size[1] for one in decoded)) > max_pixels:
+            raise Problem(413, f"maps of {total:,} pixels in one answer, over {max_pixels:,} (--max-pixels); send fewer images")
+        ticket.take_pixels(total)
+    began = time.perf_counter()
+    scores = await _all([asyncio.wrap_future(batcher.submit(job, one.pixels)) for one in decoded])
+    for one in decoded:
+        one.timings["score"] = (time.perf_counter() - began) * 1000
+    pairs = zip(decoded, scores, strict=True)
+    return await _all([loop.run_in_executor(pool, _row, job, one, own, fields) for one, own in pairs])
+
+
+async def _all(futures: Sequence[asyncio.Future[Any]]) -> list[Any]:
+    """Every result; the first error in order, once all have ended. What has not begun when the caller is cancelled never does."""
+    results = await asyncio.gather(*futures, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def _decode(job: Job, upload: Upload, keep_picture: bool) -> _Decoded:  # noqa: FBT001 -- an executor passes by position
+    start = time.perf_counter()
+    try:
+        picture, size = job.load(upload.data)
+        decoded = time.perf_counter()
+        pixels = job.preprocess(picture)
+    except ImageError as exc:
+        status = 413 if isinstance(exc, ImageTooLargeError) else 415
+        raise Problem(status, f"{upload.filename}: {exc.reason}") from exc
+    timings = {"decode": (decoded - start) * 1000, "resize": (time.perf_counter() - decoded) * 1000}
+    if keep_picture:
+        picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
+    return _Decoded(upload.filename, pixels, size, picture if keep_picture else None, timings)
+
+
+def _row(job: Job, image: _Decoded, scores: Any, fields: Fields) -> dict[str, Any]:
+    prediction: Prediction = job.finish(SourceItem(None, None, image.filename), image.size, scores, image.timings)
+    if fields.threshold is not None:
+        prediction = replace(prediction, threshold=fields.threshold)
+    row = {"filename": image.filename, **prediction.to_dict()}
+    del row["image_path"]
+    if "regions" not in fields.returns:
+        del row["regions"]
+    if "map" in fields.returns:
+        row["map"] = _base64(encode_map(prediction.anomaly_map, fields.map_format))
+    if image.picture is not None:
+        from anovl.render.overlay import overlay
+
+        row["overlay"] = _base64(_png(overlay(image.picture, prediction)))
+    return row
+
+
+def encode_map(anomaly_map: FloatArray, form: str) -> bytes:
+    """A map [H, W] in [0, 1] as a file: "npy" float32, or "png16", value x 65535."""
+    if form == "npy":
+        stream = io.BytesIO()
+        np.save(stream, anomaly_map)
+        return stream.getvalue()
+    return _png(Image.fromarray(np.rint(anomaly_map * 65535).astype(np.uint16)))
+
+
+def _png(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", compress_level=1)
+    return stream.getvalue()
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

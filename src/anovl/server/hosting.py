@@ -1,0 +1,238 @@
+"""The models of a service, each with its batches and the jobs of the classes it was asked for lately."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image
+
+from anovl.data.images import ImageLimits
+from anovl.engine.artefact import is_exported
+from anovl.engine.runtime import ExportedModel
+from anovl.errors import UsageError, suggest
+from anovl.server.batching import Batcher, Job
+from anovl.server.settings import Settings
+
+if TYPE_CHECKING:
+    from anovl.detector import AnoVL
+
+JOBS = 16  # classes whose prompts a model keeps ready
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What a job depends on; images with the same words share a batch."""
+
+    class_name: str | None = None
+    domain: str | None = None
+    defects: tuple[str, ...] = ()
+    adapt: bool = False
+    seed: int = 0
+
+
+class Model(Protocol):
+    """What a host asks of a model."""
+
+    def job(self, words: Words) -> Job:
+        """The model bound to a class; UsageError where the words do not suit it."""
+
+    def describe(self) -> dict[str, Any]:
+        """For /v1/info."""
+
+
+class Exported:
+    """A file of `anovl export`; no torch."""
+
+    def __init__(self, model: ExportedModel) -> None:
+        self.model = model
+
+    def job(self, words: Words) -> Job:
+        """As the protocol says."""
+        given = {"domain": words.domain, "defects": words.defects, "seed": words.seed}
+        if decided := [name for name, value in given.items() if value]:
+            raise UsageError(f"{', '.join(decided)}: decided when the model's file was exported; leave it out")
+        if words.adapt and self.model.card.seed is None:
+            raise UsageError("adapt: the model's file was exported without the adaptation; export it with --adapt")
+        return self.model.job(words.class_name)
+
+    def describe(self) -> dict[str, Any]:
+        """As the protocol says."""
+        card = self.model.card
+        return {
+            "kind": "exported",
+            "classes": list(card.classes),
+            "method": card.method,
+            "recipe": card.recipe.name,
+            "image_size": list(card.image_size),
+            "threshold": self.model.threshold,
+            "score_range": list(card.score_range),
+            "weights_sha256": card.model.get("weights_sha256"),
+        }
+
+
+class Torch:
+    """A CLIP in torch; any class."""
+
+    def __init__(self, detector: AnoVL) -> None:
+        self.detector = detector
+
+    def job(self, words: Words) -> Job:
+        """As the protocol says."""
+        from anovl.engine.local import stacked
+
+        if words.class_name is None:
+            raise UsageError("class_name: expected what the images show, such as 'metal nut'")
+        if words.seed and not words.adapt:
+            raise UsageError("seed: needs adapt; without it nothing is drawn at random")
+        return stacked(
+            self.detector.job(words.class_name, domain=words.domain, defects=words.defects, adapt=words.adapt, seed=words.seed)
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """As the protocol says."""
+        detector = self.detector
+        return {
+            "kind": "torch",
+            "classes": None,
+            "method": detector.method_name,
+            "recipe": detector.recipe.name,
+            "image_size": list(detector.backbone.image_size),
+            "threshold": detector.threshold,
+            "score_range": list(detector.score_range),
+            "weights_sha256": detector.backbone.weights_id,
+        }
+
+
+class Host:
+    """A model by its name in the service.
+
+    Args:
+        name: of the model in requests.
+        model: what scores.
+        settings: of the service.
+        threads: what the names of its threads begin with.
+        observe: told the size of every batch.
+    """
+
+    def __init__(self, name: str, model: Model, settings: Settings, *, threads: str, observe: Callable[[int], object]) -> None:
+        self.name = name
+        self.model = model
+        self.batcher = Batcher(
+            f"{threads}score", batch_size=settings.batch_size, max_wait_s=settings.max_wait_ms / 1000, observe=observe
+        )
+        self._jobs: OrderedDict[Words, Job] = OrderedDict()
+        self._lock = threading.Lock()
+        self._texts = ThreadPoolExecutor(1, thread_name_prefix=f"{threads}text")  # prompts of one class at a time
+
+    async def job(self, words: Words) -> Job:
+        """The job of a class; its prompts are encoded in a thread where they are not at hand.
+
+        Raises:
+            UsageError: the model does not know the class, or the words are not valid.
+        """
+        if (found := self._recall(words)) is not None:
+            return found
+        return await asyncio.get_running_loop().run_in_executor(self._texts, self._make, words)
+
+    def _make(self, words: Words) -> Job:
+        job = self._recall(words) or self.model.job(words)
+        with self._lock:
+            self._jobs[words] = job
+            if len(self._jobs) > JOBS:
+                self._jobs.popitem(last=False)
+        return job
+
+    def _recall(self, words: Words) -> Job | None:
+        with self._lock:
+            if words in self._jobs:
+                self._jobs.move_to_end(words)
+            return self._jobs.get(words)
+
+    def close(self) -> None:
+        """Begin no more work; threads that are at work end when they are done."""
+        self._texts.shutdown(wait=False, cancel_futures=True)
+        self.batcher.close(timeout_s=0)
+
+
+def parse_models(texts: list[str]) -> dict[str, str]:
+    """{name: model} from "NAME=MODEL", or a model alone, which is called by its own name or that of its file.
+
+    Raises:
+        UsageError: none is given, or two have one name.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, model = text.partition("=")
+        if not equals or not _NAME.fullmatch(name):
+            model = text
+            name = Path(text).stem if is_exported(text) else Path(text).name
+        if not model or not name:
+            raise UsageError(f"--model: expected NAME=MODEL or a model, such as 'mini' or 'part=part.onnx', got {text!r}")
+        if name in found:
+            raise UsageError(f"--model: two are called {name!r}; give one another name, as in 'other={model}'")
+        found[name] = model
+    if not found:
+        raise UsageError("--model: expected at least one, such as 'mini'")
+    return found
+
+
+def load_model(
+    source: str,
+    settings: Settings,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    offline: bool = False,
+) -> Model:
+    """An exported file, which imports no torch, or any model that `anovl.AnoVL.from_pretrained` knows.
+
+    A blank picture of the default class is scored, so that prompts and kernels are ready and what cannot work fails here.
+
+    Raises:
+        AnovlError: as `ExportedModel` or `AnoVL.from_pretrained`, or the model does not know the class or cannot compute.
+    """
+    limits = ImageLimits(max_pixels=settings.max_pixels, max_bytes=settings.max_bytes)
+    if is_exported(source):
+        exported = ExportedModel(source, device=device, dtype=dtype, threads=threads, limits=limits)
+        model: Model = Exported(exported)
+        _warm_up(model, settings.class_name or exported.card.classes[0])
+        return model
+
+    from anovl.detector import AnoVL
+    from anovl.devices import use_threads
+
+    use_threads(threads)
+    detector = AnoVL.from_pretrained(source, device=device, dtype=dtype, local_files_only=offline, limits=limits)
+    model = Torch(detector)
+    if settings.class_name is not None:
+        _warm_up(model, settings.class_name)
+    detector.keep_texts_in_memory()
+    return model
+
+
+def _warm_up(model: Model, class_name: str) -> None:
+    job = model.job(Words(class_name=class_name))
+    list(job.score([job.preprocess(Image.new("RGB", (64, 64)))]))
+
+
+def pick(hosts: dict[str, Host], name: str | None) -> Host:
+    """A host by its name; the first for None.
+
+    Raises:
+        UsageError: no such model.
+    """
+    if name is None:
+        return next(iter(hosts.values()))
+    if name not in hosts:
+        raise UsageError(suggest("model", name, hosts, "GET /v1/info lists them"))
+    return hosts[name]
