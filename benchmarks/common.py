@@ -1,9 +1,11 @@
-"""What the benchmarks of models share: their options, a clock, and a model with random weights."""
+"""What the benchmarks of models share: their options, turns of rivals, and a model with random weights."""
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +28,23 @@ def now(device: str) -> float:
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def times_in_turn(calls: dict[str, Callable[[], object]], device: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each call in each round, after one that warms up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            began = now(device)
+            call()
+            if number:
+                times[name].append(now(device) - began)
+    return times
+
+
+def ratio(spent: list[float], base: list[float]) -> float:
+    """Median of the ratios within a round."""
+    return statistics.median(one / other for one, other in zip(spent, base, strict=True))
 
 
 def random_model(arch: str, device: str = "cpu") -> tuple[Any, Backbone]:

@@ -13,12 +13,12 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from common import parser, random_model
+from common import parser, random_model, ratio, times_in_turn
 from torch import Tensor
 
 
@@ -69,20 +69,13 @@ def main() -> None:
         return
     calls, size = rivals(args.arch)
     pixels = torch.randn(args.batch, 3, size, size)
-    times: dict[str, list[float]] = {name: [] for name in calls}
     with torch.inference_mode():
-        for round_number in range(args.rounds + 1):
-            for name, call in calls.items():
-                start = time.perf_counter()
-                call(pixels)
-                if round_number:  # the first is the warm-up
-                    times[name].append(time.perf_counter() - start)
+        times = times_in_turn({name: partial(call, pixels) for name, call in calls.items()}, "cpu", args.rounds)
     base = times["open_clip encode_image"]
     print(f"{args.arch}, batch {args.batch}, {args.threads} threads, fp32, random weights, median of {args.rounds} rounds")
     memory = {} if args.no_memory else {name: peak_memory(args.arch, args.batch, args.threads, name) for name in calls}
     for name, values in times.items():
-        ratio = statistics.median(value / reference for value, reference in zip(values, base, strict=True))
-        line = f"{name:28} {statistics.median(values) / args.batch * 1000:8.1f} ms/image   time x{ratio:.3f}"
+        line = f"{name:28} {statistics.median(values) / args.batch * 1000:8.1f} ms/image   time x{ratio(values, base):.3f}"
         if memory:
             own, reference = memory[name], memory["open_clip encode_image"]
             line += f"   peak {own['peak_mb']:7.0f} MB x{own['peak_mb'] / reference['peak_mb']:.3f}"

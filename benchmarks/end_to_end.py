@@ -12,7 +12,6 @@ The rivals take turns within each round; printed are medians of the times and of
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -22,31 +21,21 @@ from typing import Any
 import numpy as np
 import torch
 from adaptation import released_loop
-from common import now, parser, random_model
-from PIL import Image
+from common import parser, random_model, ratio, times_in_turn
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from winclip import Rival
 
+from anovl.benchmarking import DRAWN_CLASS, drawn_jpeg
 from anovl.core.adapter import draw_start
 from anovl.core.attention import merge_heads, split_heads
 from anovl.core.scoring import smooth, to_image_size
 from anovl.core.views import augmented_views
 from anovl.data.images import load_image
 from anovl.data.sources import SourceItem
-from anovl.data.synthetic import draw
 from anovl.detector import AnoVL, DetectionJob
 from anovl.results import Prediction
-
-CLASS_NAME = "metal nut"
-
-
-def jpeg(side: int = 1024) -> bytes:
-    """A drawn picture as a file."""
-    file = io.BytesIO()
-    Image.fromarray(draw(CLASS_NAME, 0, defect="scratch", size=side).image).save(file, "JPEG", quality=92)
-    return file.getvalue()
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -102,7 +91,7 @@ def main() -> None:
     options.add_argument("--rival-python", help="Python of an environment with anomalib and open_clip_torch 2.24.0")
     args = options.parse_args()
     torch.set_num_threads(args.threads)
-    file = jpeg()
+    file = drawn_jpeg(1)
     clip, backbone = random_model(args.arch, args.device)
     with TemporaryDirectory() as folder:
         detectors = {
@@ -110,15 +99,17 @@ def main() -> None:
             "released": AnoVL(backbone, recipe="released", cache_dir=folder),
             "winclip": AnoVL(backbone, method="winclip", cache_dir=folder),
         }
-        jobs = {name: detector.job(CLASS_NAME) for name, detector in detectors.items()}
-        jobs["adapted"] = detectors["training-free"].job(CLASS_NAME, adapt=True)
-        jobs["released, adapted"] = detectors["released"].job(CLASS_NAME, adapt=True)
+        jobs = {name: detector.job(DRAWN_CLASS) for name, detector in detectors.items()}
+        jobs["adapted"] = detectors["training-free"].job(DRAWN_CLASS, adapt=True)
+        jobs["released, adapted"] = detectors["released"].job(DRAWN_CLASS, adapt=True)
         theirs, ours = authors_way(jobs["released"], file), predicted(jobs["released, adapted"], file)
         difference = np.abs(theirs[1] - ours.anomaly_map).max()
         print(f"released recipe, ours and theirs: score {abs(theirs[0] - ours.pred_score):.1e}, map {difference:.1e} apart")
         pixels = detectors["training-free"].preprocess(load_image(file))[None]
         on_device = pixels.to(args.device)
-        calls: dict[str, Callable[[], object]] = {"open_clip encode_image": lambda: clip.encode_image(on_device)}
+        calls: dict[str, Callable[[], object]] = {
+            "open_clip encode_image": torch.inference_mode()(lambda: clip.encode_image(on_device))
+        }
         for name in ("training-free", "adapted", "released, adapted", "winclip"):
             calls[f"anovl, {name}"] = lambda job=jobs[name]: predicted(job, file)  # type: ignore[misc]
         calls["the authors' way"] = lambda: authors_way(jobs["released"], file)
@@ -131,22 +122,12 @@ def main() -> None:
             save_file({"pixels": pixels}, Path(folder) / "pixels.safetensors")
             rival = Rival(args.rival_python, Path(folder), args.threads, args.arch)
             calls["anomalib's WinCLIP"] = rival.run
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        for number in range(args.rounds + 1):
-            for name, call in calls.items():
-                began = now(args.device)
-                with torch.inference_mode(mode="authors" not in name):
-                    call()
-                if number:  # the first warms up
-                    times[name].append(now(args.device) - began)
+        times = times_in_turn(calls, args.device, args.rounds)
         if rival:
             rival.close()
     print(f"{args.arch}, {args.device}, {args.threads} threads, fp32, random weights, medians of {args.rounds} rounds")
     for name, spent in times.items():
-        ratios = [
-            statistics.median(a / b for a, b in zip(spent, times[other], strict=True))
-            for other in ("open_clip encode_image", "the authors' way")
-        ]
+        ratios = [ratio(spent, times[other]) for other in ("open_clip encode_image", "the authors' way")]
         ms = statistics.median(spent) * 1000
         print(f"{name:26} {ms:9.1f} ms   x{ratios[0]:6.2f} of open_clip's   the authors' way takes x{1 / ratios[1]:6.2f}")
 

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from common import now, random_model
+from common import random_model, ratio, times_in_turn
 from torch.utils.flop_counter import FlopCounterMode
 
 from anovl.backbones import Backbone
@@ -29,23 +29,6 @@ from anovl.devices import pick_dtype
 
 SIDE = 4096
 CLASS_NAME = "metal nut"
-
-
-def times_in_turn(calls: dict[str, Callable[[], object]], device: str, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call in each round, after one that warms up."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            began = now(device)
-            call()
-            if number:
-                times[name].append(now(device) - began)
-    return times
-
-
-def ratio(spent: list[float], base: list[float]) -> float:
-    """Median of the ratios within a round."""
-    return statistics.median(one / other for one, other in zip(spent, base, strict=True))
 
 
 def loaded(name: str, device: str, dtype: torch.dtype, folder: str) -> AnoVL:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import statistics
 import time
@@ -12,15 +13,27 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from anovl.config import LINEAR_PROBE, RELEASED_ADAPTATION, Adaptation
 from anovl.core.adapter import Adapter, adapt, draw_start
 from anovl.core.scoring import anomaly_score
 from anovl.data.sources import SourceItem
+from anovl.data.synthetic import draw
 from anovl.detector import AnoVL
 from anovl.render.overlay import overlay
 from anovl.render.writers import save_image
+
+DRAWN_CLASS, DRAWN_SIDE = "metal nut", 1024
+
+
+def drawn_jpeg(index: int) -> bytes:
+    """A drawn picture of a metal nut, 1024 px, every second one scratched, as a JPEG file."""
+    picture = draw(DRAWN_CLASS, index, defect="scratch" if index % 2 else None, size=DRAWN_SIDE)
+    file = io.BytesIO()
+    Image.fromarray(picture.image).save(file, "JPEG", quality=92)
+    return file.getvalue()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from dataclasses import asdict
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 
 benchmark = typer.Typer(help="Measure what a stage costs on this machine.", no_args_is_help=True)
 
-DRAWN_CLASS = "metal nut"
-
+DRAWN_CLASS = "metal nut"  # of `anovl.benchmarking.drawn_jpeg`
 
 Source = Annotated[
     str | None, typer.Argument(metavar="[SOURCE]", help="Images: a folder, a glob or a file; drawn ones if not given.")
@@ -29,7 +27,6 @@ BatchSize = Annotated[int, typer.Option(help="Images in the one batch that is me
 Rounds = Annotated[int, typer.Option(help="Rounds; printed are medians.", min=1)]
 Seed = Annotated[int, typer.Option(help="Of the adaptation's weights and noise.", min=0)]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
-DRAWN_SIDE = 1024
 
 
 def stages(
@@ -110,27 +107,16 @@ def _images(source: str | None, count: int) -> list[Any]:
     Raises:
         NothingToDoError: the source has none.
     """
+    from anovl.benchmarking import drawn_jpeg
     from anovl.data.sources import iter_source
     from anovl.errors import NothingToDoError
 
     if source is None:
-        return [_drawn(index) for index in range(count)]
+        return [drawn_jpeg(index) for index in range(count)]
     images = [item.image for item in itertools.islice(iter_source(source), count)]
     if not images:
         raise NothingToDoError(f"source: no image in {source}")
     return images
-
-
-def _drawn(index: int) -> bytes:
-    """A drawn picture, every second one scratched, as a JPEG file."""
-    from PIL import Image
-
-    from anovl.data.synthetic import draw
-
-    picture = draw(DRAWN_CLASS, index, defect="scratch" if index % 2 else None, size=DRAWN_SIDE)
-    file = io.BytesIO()
-    Image.fromarray(picture.image).save(file, "JPEG", quality=92)
-    return file.getvalue()
 
 
 def _detector(model: str, recipe: str | None, device: str, dtype: str, threads: int | None) -> AnoVL:

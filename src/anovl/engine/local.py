@@ -37,27 +37,25 @@ def run(
     job: Job[Result], items: Iterable[SourceItem], *, batch_size: int = 8, workers: int = 2, keep_pictures: bool = False
 ) -> Generator[Outcome[Result]]:
     """Score every item, in order; see `anovl.engine.pipeline.run`."""
-    return pipeline.run(_Stacked(job), items, batch_size=batch_size, workers=workers, keep_pictures=keep_pictures)
-
-
-def stacked(job: Job[Result]) -> pipeline.Work[Tensor, Scores, Result]:
-    """A job as the loop takes it: tensors of single images in, the scores of each on the CPU out."""
-    return _Stacked(job)
+    return pipeline.run(Stacked(job), items, batch_size=batch_size, workers=workers, keep_pictures=keep_pictures)
 
 
 @dataclass(frozen=True)
-class _Stacked(Generic[Result]):
-    """A job as the loop sees it: tensors stacked to a batch, its scores taken apart on the CPU."""
+class Stacked(Generic[Result]):
+    """A job as the loop (`pipeline.Work`) takes it: tensors stacked to a batch, its scores taken apart on the CPU."""
 
     job: Job[Result]
 
     def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
+        """As the protocol says."""
         return self.job.load(image)
 
     def preprocess(self, picture: Image.Image) -> Tensor:
+        """As the protocol says."""
         return self.job.preprocess(picture)
 
     def score(self, batch: Sequence[Tensor]) -> list[Scores]:
+        """As the protocol says."""
         try:
             scores = self.job.score(torch.stack(list(batch))).cpu()
         except RuntimeError as exc:
@@ -71,6 +69,7 @@ class _Stacked(Generic[Result]):
         return [scores.image(index) for index in range(len(batch))]
 
     def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Result:
+        """As the protocol says."""
         return self.job.finish(item, size, scores, timings)
 
 

@@ -60,7 +60,16 @@ class Outcome(Generic[Result]):
 
 
 @dataclass(frozen=True)
-class _Decoded(Generic[Pixels]):
+class Decoded(Generic[Pixels]):
+    """An image that waits for the model.
+
+    Attributes:
+        pixels: what the model reads.
+        size: (H, W) of the whole image in px.
+        picture: for drawing, where it was asked for.
+        timings: milliseconds of the stages so far.
+    """
+
     item: SourceItem
     pixels: Pixels
     size: tuple[int, int]
@@ -115,14 +124,11 @@ def run(
     try:
         for slots in _decoded(work, items, batcher, decoders, ahead=workers, keep_pictures=keep_pictures):
             scored = batcher.score(slots)
-            while coming:  # of the batch before
-                yield coming.popleft()()
+            yield from _results(coming)  # of the batch before
             _finish(work, scored, finishers, coming)
-        while coming:
-            yield coming.popleft()()
+        yield from _results(coming)
     except Exception:
-        while coming:
-            yield coming.popleft()()
+        yield from _results(coming)
         raise
     except GeneratorExit:
         wait = False  # it may be the garbage collector that closes, in any thread that holds any lock
@@ -130,6 +136,11 @@ def run(
     finally:
         for pool in (decoders, finishers):
             pool.shutdown(wait=wait, cancel_futures=True)
+
+
+def _results(coming: deque[Callable[[], Outcome[Result]]]) -> Iterator[Outcome[Result]]:
+    while coming:
+        yield coming.popleft()()
 
 
 def _decoded(
@@ -140,35 +151,44 @@ def _decoded(
     *,
     ahead: int,
     keep_pictures: bool,
-) -> Iterator[list[_Decoded[Pixels] | Outcome[Any]]]:
+) -> Iterator[list[Decoded[Pixels] | Outcome[Any]]]:
     """Decoded images, a batch at a time with the broken ones between them; `ahead` more than a batch are under way."""
     source = iter(items)
-    pending: deque[Future[_Decoded[Pixels] | Outcome[Any]]] = deque()
-    slots: list[_Decoded[Pixels] | Outcome[Any]] = []
+    pending: deque[Future[Decoded[Pixels] | Outcome[Any]]] = deque()
+    slots: list[Decoded[Pixels] | Outcome[Any]] = []
     while True:
         for item in itertools.islice(source, max(0, batcher.size + ahead - len(pending))):
             pending.append(pool.submit(_decode, work, item, keep_picture=keep_pictures))
         if not pending:
             break
         slots.append(pending.popleft().result())
-        if sum(isinstance(slot, _Decoded) for slot in slots) >= batcher.size or len(slots) >= 4 * batcher.size:
+        if sum(isinstance(slot, Decoded) for slot in slots) >= batcher.size or len(slots) >= 4 * batcher.size:
             yield slots
             slots = []
     yield slots
 
 
-def _decode(work: Work[Pixels, Any, Any], item: SourceItem, *, keep_picture: bool) -> _Decoded[Pixels] | Outcome[Any]:
-    start = time.perf_counter()
+def _decode(work: Work[Pixels, Any, Any], item: SourceItem, *, keep_picture: bool) -> Decoded[Pixels] | Outcome[Any]:
     try:
-        picture, size = work.load(item.image)
-        decoded = time.perf_counter()
-        pixels = work.preprocess(picture)
+        return decode(work, item, keep_picture=keep_picture)
     except ImageError as exc:
         return Outcome(item, error=exc)
+
+
+def decode(work: Work[Pixels, Any, Any], item: SourceItem, *, keep_picture: bool) -> Decoded[Pixels]:
+    """An image as the model reads it, with a copy of at most 1600 px for drawing where that is asked for.
+
+    Raises:
+        ImageError: it cannot be used.
+    """
+    start = time.perf_counter()
+    picture, size = work.load(item.image)
+    decoded = time.perf_counter()
+    pixels = work.preprocess(picture)
     timings = {"decode": (decoded - start) * 1000, "resize": (time.perf_counter() - decoded) * 1000}
     if keep_picture:
         picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
-    return _Decoded(item, pixels, size, picture if keep_picture else None, timings)
+    return Decoded(item, pixels, size, picture if keep_picture else None, timings)
 
 
 class _Batcher(Generic[Pixels, Scored]):
@@ -178,12 +198,12 @@ class _Batcher(Generic[Pixels, Scored]):
         self.work = work
         self.size = size
 
-    def score(self, slots: list[_Decoded[Pixels] | Outcome[Any]]) -> list[tuple[_Decoded[Pixels], Scored] | Outcome[Any]]:
+    def score(self, slots: list[Decoded[Pixels] | Outcome[Any]]) -> list[tuple[Decoded[Pixels], Scored] | Outcome[Any]]:
         """The slots, in order, each image with its scores."""
-        scored = self._score([slot for slot in slots if isinstance(slot, _Decoded)])
+        scored = self._score([slot for slot in slots if isinstance(slot, Decoded)])
         return [slot if isinstance(slot, Outcome) else next(scored) for slot in slots]
 
-    def _score(self, decoded: list[_Decoded[Pixels]]) -> Iterator[tuple[_Decoded[Pixels], Scored]]:
+    def _score(self, decoded: list[Decoded[Pixels]]) -> Iterator[tuple[Decoded[Pixels], Scored]]:
         start = 0
         while start < len(decoded):
             batch = decoded[start : start + self.size]
@@ -208,13 +228,13 @@ class _Batcher(Generic[Pixels, Scored]):
 
 def _finish(
     work: Work[Pixels, Scored, Result],
-    scored: list[tuple[_Decoded[Pixels], Scored] | Outcome[Result]],
+    scored: list[tuple[Decoded[Pixels], Scored] | Outcome[Result]],
     pool: ThreadPoolExecutor,
     coming: deque[Callable[[], Outcome[Result]]],
 ) -> None:
     """Queue what gives each outcome: made in a thread while memory for maps allows, else when its turn comes."""
 
-    def make(image: _Decoded[Pixels], scores: Scored) -> Outcome[Result]:
+    def make(image: Decoded[Pixels], scores: Scored) -> Outcome[Result]:
         return Outcome(image.item, work.finish(image.item, image.size, scores, image.timings), picture=image.picture)
 
     free = MAPS_AHEAD

@@ -68,6 +68,11 @@ def mask_image(prediction: Prediction) -> Image.Image:
     return Image.fromarray(prediction.mask().astype(np.uint8) * np.uint8(255))
 
 
+def map_image(anomaly_map: FloatArray) -> Image.Image:
+    """A map [H, W] in [0, 1] as 16-bit grey, value x 65535."""
+    return Image.fromarray(np.rint(anomaly_map * 65535).astype(np.uint16))
+
+
 def overlay(picture: Image.Image, prediction: Prediction, truth: Image.Image | None = None) -> Image.Image:
     """Picture under its heat map, with the mask's contour (white), the ground truth's (green) and a colour bar.
 

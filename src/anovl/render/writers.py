@@ -70,7 +70,7 @@ def save_map(anomaly_map: FloatArray, path: Path, form: MapFormat) -> None:
         if form == "npy":
             np.save(temporary, anomaly_map)
         else:
-            Image.fromarray(np.rint(anomaly_map * 65535).astype(np.uint16)).save(temporary)
+            drawing.map_image(anomaly_map).save(temporary)
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -8,28 +8,20 @@ import io
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from anovl.config import DISPLAY_SIDE
 from anovl.data.sources import SourceItem
+from anovl.engine.pipeline import Decoded, decode
 from anovl.errors import ImageError, ImageTooLargeError
+from anovl.render.overlay import map_image, overlay
 from anovl.results import FloatArray, Prediction
 from anovl.server.batching import Batcher, Job, Ticket
 from anovl.server.problems import Problem
 from anovl.server.reading import Fields, Upload
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    filename: str
-    pixels: Any
-    size: tuple[int, int]
-    picture: Image.Image | None
-    timings: dict[str, float]
 
 
 async def answer(
@@ -43,7 +35,7 @@ async def answer(
     """
     loop = asyncio.get_running_loop()
     draws = "overlay" in fields.returns
-    decoded: list[_Decoded] = await _all([loop.run_in_executor(pool, _decode, job, upload, draws) for upload in uploads])
+    decoded: list[Decoded[Any]] = await _all([loop.run_in_executor(pool, _decode, job, upload, draws) for upload in uploads])
     if "map" in fields.returns:
         if (total := sum(one.size[0] * one.size[1] for one in decoded)) > max_pixels:
             raise Problem(413, f"maps of {total:,} pixels in one answer, over {max_pixels:,} (--max-pixels); send fewer images")
@@ -65,34 +57,25 @@ async def _all(futures: Sequence[asyncio.Future[Any]]) -> list[Any]:
     return results
 
 
-def _decode(job: Job, upload: Upload, keep_picture: bool) -> _Decoded:  # noqa: FBT001 -- an executor passes by position
-    start = time.perf_counter()
+def _decode(job: Job, upload: Upload, keep_picture: bool) -> Decoded[Any]:  # noqa: FBT001 -- an executor passes by position
     try:
-        picture, size = job.load(upload.data)
-        decoded = time.perf_counter()
-        pixels = job.preprocess(picture)
+        return decode(job, SourceItem(upload.data, None, upload.filename), keep_picture=keep_picture)
     except ImageError as exc:
         status = 413 if isinstance(exc, ImageTooLargeError) else 415
         raise Problem(status, f"{upload.filename}: {exc.reason}") from exc
-    timings = {"decode": (decoded - start) * 1000, "resize": (time.perf_counter() - decoded) * 1000}
-    if keep_picture:
-        picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
-    return _Decoded(upload.filename, pixels, size, picture if keep_picture else None, timings)
 
 
-def _row(job: Job, image: _Decoded, scores: Any, fields: Fields) -> dict[str, Any]:
-    prediction: Prediction = job.finish(SourceItem(None, None, image.filename), image.size, scores, image.timings)
+def _row(job: Job, image: Decoded[Any], scores: Any, fields: Fields) -> dict[str, Any]:
+    prediction: Prediction = job.finish(image.item, image.size, scores, image.timings)
     if fields.threshold is not None:
         prediction = replace(prediction, threshold=fields.threshold)
-    row = {"filename": image.filename, **prediction.to_dict()}
+    row = {"filename": image.item.stem, **prediction.to_dict()}
     del row["image_path"]
     if "regions" not in fields.returns:
         del row["regions"]
     if "map" in fields.returns:
         row["map"] = _base64(encode_map(prediction.anomaly_map, fields.map_format))
     if image.picture is not None:
-        from anovl.render.overlay import overlay
-
         row["overlay"] = _base64(_png(overlay(image.picture, prediction)))
     return row
 
@@ -103,7 +86,7 @@ def encode_map(anomaly_map: FloatArray, form: str) -> bytes:
         stream = io.BytesIO()
         np.save(stream, anomaly_map)
         return stream.getvalue()
-    return _png(Image.fromarray(np.rint(anomaly_map * 65535).astype(np.uint16)))
+    return _png(map_image(anomaly_map))
 
 
 def _png(picture: Image.Image) -> bytes:

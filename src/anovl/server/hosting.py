@@ -87,13 +87,13 @@ class Torch:
 
     def job(self, words: Words) -> Job:
         """As the protocol says."""
-        from anovl.engine.local import stacked
+        from anovl.engine.local import Stacked
 
         if words.class_name is None:
             raise UsageError("class_name: expected what the images show, such as 'metal nut'")
         if words.seed and not words.adapt:
             raise UsageError("seed: needs adapt; without it nothing is drawn at random")
-        return stacked(
+        return Stacked(
             self.detector.job(words.class_name, domain=words.domain, defects=words.defects, adapt=words.adapt, seed=words.seed)
         )
 
