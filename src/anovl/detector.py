@@ -112,6 +112,17 @@ class AnoVL:
         other.method_name, other.method = method, make_method(method, self.backbone, self.recipe)
         return other
 
+    def with_recipe(self, recipe: str | Recipe) -> AnoVL:
+        """The same backbone and settings under another recipe; weights and text features are shared.
+
+        Raises:
+            UsageError: no such recipe, or it does not fit the backbone or the method.
+        """
+        other = copy(self)
+        other.recipe = make_recipe(recipe)
+        other.method = make_method(self.method_name, self.backbone, other.recipe)
+        return other
+
     def keep_texts_in_memory(self) -> None:
         """Write no more text features to disk: who lets others name classes does not let them fill it."""
         self._texts.writable = False

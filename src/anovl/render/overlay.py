@@ -14,6 +14,7 @@ from anovl.results import BoolArray, FloatArray, Prediction, bounding_box
 
 Pixels = npt.NDArray[np.uint8]
 
+OPACITY = 0.7  # of the hottest colour over the picture
 MIN_SIDE, MAX_SIDE = 256, DISPLAY_SIDE  # longest side of an overlay: small pictures are enlarged, large ones reduced
 CONTOUR = (255, 255, 255)
 TRUTH = (0, 230, 90)
@@ -30,7 +31,7 @@ _ANCHORS = (
 _COLOURS = np.stack(
     [np.interp(np.linspace(0, 1, 256), [a for a, _ in _ANCHORS], [c[i] for _, c in _ANCHORS]) for i in range(3)], axis=-1
 ).astype(np.uint8)
-_OPACITY = np.rint(0.7 * np.linspace(0, 1, 256) ** 1.5 * 255).astype(np.uint8)  # cold areas keep the picture's own colours
+_COVER = np.linspace(0, 1, 256) ** 1.5 * 255  # cold areas keep the picture's own colours
 
 
 def normalise(anomaly_map: FloatArray, score_range: tuple[float, float]) -> FloatArray:
@@ -85,19 +86,41 @@ def overlay(picture: Image.Image, prediction: Prediction, truth: Image.Image | N
         RGB, the picture's size brought to 256..1600 px on the longest side, and the bar on its right.
     """
     width, height = display_size(prediction.image_size)
-    base = picture.resize((width, height), Image.Resampling.BILINEAR)
-    drawn = np.asarray(Image.fromarray(prediction.anomaly_map).resize((width, height), Image.Resampling.BILINEAR))
-    level = _eight_bit(normalise(drawn, prediction.score_range))
-    pixels = np.array(Image.composite(_coloured(level), base, Image.fromarray(_OPACITY[level])))
-    thickness = max(1, max(width, height) // 400)
-    if truth is not None:
-        known = np.asarray(truth.convert("L").resize((width, height), Image.Resampling.NEAREST)) > 0
-        pixels[contour(known, thickness)] = TRUTH
-    pixels[contour(drawn >= prediction.threshold, thickness)] = CONTOUR
+    blended = blend(picture.resize((width, height), Image.Resampling.BILINEAR), prediction, truth=truth)
     canvas = Image.new("RGB", (width + _BAR_WIDTH, max(height, MIN_SIDE)), _PAPER)
-    canvas.paste(Image.fromarray(pixels))
+    canvas.paste(blended)
     _draw_bar(canvas, width, prediction, with_truth=truth is not None)
     return canvas
+
+
+def blend(
+    picture: Image.Image,
+    prediction: Prediction,
+    *,
+    opacity: float = OPACITY,
+    contours: bool = True,
+    truth: Image.Image | None = None,
+) -> Image.Image:
+    """Picture under its heat map, as large as the picture.
+
+    Args:
+        picture: RGB, any size; the map is stretched to it.
+        prediction: of the picture.
+        opacity: of the hottest colour, in [0, 1].
+        contours: draw the border of the mask.
+        truth: ground-truth mask to draw the border of.
+    """
+    drawn = np.asarray(Image.fromarray(prediction.anomaly_map).resize(picture.size, Image.Resampling.BILINEAR))
+    level = _eight_bit(normalise(drawn, prediction.score_range))
+    cover = np.rint(opacity * _COVER).astype(np.uint8)
+    pixels = np.array(Image.composite(_coloured(level), picture, Image.fromarray(cover[level])))
+    thickness = max(1, max(picture.size) // 400)
+    if truth is not None:
+        known = np.asarray(truth.convert("L").resize(picture.size, Image.Resampling.NEAREST)) > 0
+        pixels[contour(known, thickness)] = TRUTH
+    if contours:
+        pixels[contour(drawn >= prediction.threshold, thickness)] = CONTOUR
+    return Image.fromarray(pixels)
 
 
 def display_size(image_size: tuple[int, int]) -> tuple[int, int]:

@@ -16,6 +16,7 @@ Points = npt.NDArray[np.floating]
 
 WIDTH, HEIGHT = 360, 300  # of the drawing, in its own units
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 30, 42
+_BARS = {"below": "#3a8f86", "over": "#d8582f"}  # normal, anomalous; readable on white and on black
 _LEGEND_ROW, _LEGEND_MOST = 18, 8  # more names than this are told by the lines' own titles
 
 
@@ -120,6 +121,63 @@ class Plot:
             colour = line.colour or _colour(index, len(self.lines))
             parts.append(f'<path d="M{_LEFT} {y_key}h18" stroke="{colour}" stroke-width="4"/>')
             parts.append(f'<text x="{_LEFT + 26}" y="{y_key + 4}">{escape(line.name)}</text>')
+        return "".join([*parts, "</svg>"])
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """How scores are spread, and where the threshold stands among them.
+
+    Attributes:
+        title: above it.
+        scores: [N] finite values.
+        threshold: scores at or over it are drawn in another colour.
+        bins: how many.
+    """
+
+    title: str
+    scores: Points = field(repr=False)
+    threshold: float
+    bins: int = 24
+
+    def svg(self) -> str:
+        """The drawing in the page's own ink; a bar on the threshold is drawn in two colours."""
+        width, height, left, top, bottom = 640, 200, 40, 34, 40
+        low, high = _fitted([self.scores, np.array([self.threshold])])
+        edges = np.linspace(low, high, self.bins + 1)
+        below, _ = np.histogram(self.scores[self.scores < self.threshold], edges)
+        over, _ = np.histogram(self.scores[self.scores >= self.threshold], edges)
+        most = max(int((below + over).max()), 1)
+        step = (width - left - 10) / self.bins
+        scale = (height - top - bottom) / most
+        told = f"{self.title}: {len(self.scores)} scores from {self.scores.min():.3g} to {self.scores.max():.3g}, "
+        told += f"{int(over.sum())} at or over the threshold {self.threshold:.3g}"
+        parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(told)}" '
+            'font-family="sans-serif" font-size="12" fill="currentColor">',
+            f'<text x="{left}" y="16" font-weight="600">{escape(self.title)}</text>',
+            f'<path d="M{left} {height - bottom}H{width - 10}" stroke="currentColor" stroke-opacity=".4"/>',
+            f'<text x="{left - 6}" y="{top + 4}" text-anchor="end">{most}</text>',
+        ]
+        for index in range(self.bins):
+            base = float(height - bottom)
+            for count, kind in ((int(below[index]), "below"), (int(over[index]), "over")):
+                if count:
+                    base -= count * scale
+                    box = f'x="{left + index * step + 1:.1f}" y="{base:.1f}" width="{step - 2:.1f}" height="{count * scale:.1f}"'
+                    parts.append(f'<rect {box} rx="2" fill="{_BARS[kind]}"/>')
+
+        def x_at(value: float) -> float:
+            return left + (value - low) / (high - low) * (width - left - 10)
+
+        for tick in _ticks(low, high):
+            parts.append(f'<text x="{x_at(tick):.1f}" y="{height - bottom + 16}" text-anchor="middle">{tick:g}</text>')
+        at = x_at(self.threshold)
+        anchor = "end" if at > width / 2 else "start"
+        parts.append(f'<path d="M{at:.1f} {top - 8}V{height - bottom}" stroke="currentColor" stroke-width="2" stroke-dasharray="5 3"/>')
+        label = f'x="{at + (-6 if anchor == "end" else 6):.1f}" y="{top}" text-anchor="{anchor}"'
+        parts.append(f"<text {label}>threshold {self.threshold:.3g}</text>")
+        parts.append(f'<text x="{(left + width) / 2}" y="{height - 6}" text-anchor="middle" opacity=".75">image score</text>')
         return "".join([*parts, "</svg>"])
 
 

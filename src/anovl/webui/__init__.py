@@ -1,0 +1,1 @@
+"""The page of `anovl ui`: a session's results, their drawing, and the gradio blocks around them."""

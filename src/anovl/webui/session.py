@@ -1,0 +1,202 @@
+"""What a visitor's run found: scores stay, maps are made again from the patch grid when they are looked at."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import zipfile
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from anovl.data.sources import SourceItem
+from anovl.engine import pipeline
+from anovl.engine.pipeline import Work
+from anovl.errors import ImageError, UsageError
+from anovl.render.overlay import blend
+from anovl.render.writers import FolderWriter
+from anovl.results import Prediction
+
+PANEL, TILE = 1024, 256  # longest sides of a picture on the page, px
+LISTED = 20  # regions that are listed and framed
+
+Job = Work[Any, Any, Prediction]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """One scored image, without its map.
+
+    Attributes:
+        size: (H, W) of the image in px.
+        scores: as the model gave them; the map is made of them.
+        timings: milliseconds of each stage.
+        pred_score, pred_score_std: as in `Prediction`.
+        peak: largest value of the map.
+        tile: a small overlay for the gallery.
+    """
+
+    item: SourceItem
+    size: tuple[int, int]
+    scores: Any
+    timings: dict[str, float]
+    pred_score: float
+    peak: float
+    tile: Image.Image
+
+    @property
+    def name(self) -> str:
+        """The file's."""
+        return self.item.key
+
+
+@dataclass(frozen=True)
+class _Keeping:
+    """A job whose results are small: the map is looked at and let go."""
+
+    job: Job
+
+    def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
+        """As the protocol says."""
+        return self.job.load(image)
+
+    def preprocess(self, picture: Image.Image) -> tuple[Any, Image.Image]:
+        """What the model reads, and a small copy for the gallery."""
+        tile = picture.copy() if max(picture.size) <= TILE else picture.reduce(max(1, max(picture.size) // (2 * TILE)))
+        tile.thumbnail((TILE, TILE))
+        return self.job.preprocess(picture), tile
+
+    def score(self, batch: Sequence[tuple[Any, Image.Image]]) -> list[tuple[Any, Image.Image]]:
+        """As the protocol says."""
+        scores = self.job.score([pixels for pixels, _ in batch])
+        return [(one, tile) for one, (_, tile) in zip(scores, batch, strict=True)]
+
+    def finish(self, item: SourceItem, size: tuple[int, int], scores: tuple[Any, Image.Image], timings: dict[str, float]) -> Found:
+        """As the protocol says."""
+        own, tile = scores
+        prediction = self.job.finish(item, size, own, timings)
+        drawn = blend(tile, prediction, contours=False)
+        return Found(
+            item, size, own, prediction.timings_ms, prediction.pred_score, float(prediction.anomaly_map.max()), drawn
+        )
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From where an image, and a pixel, counts as anomalous; both in [0, 1]."""
+
+    image: float
+    pixel: float
+
+
+@dataclass(eq=False)
+class Session:
+    """One run of a visitor.
+
+    Args:
+        job: the model bound to a class.
+        settings: of the run, for run.json.
+
+    Attributes:
+        found: in the order of the source.
+        failed: (name, reason) of images that could not be used.
+        selected: the one that is looked at.
+    """
+
+    job: Job
+    settings: Mapping[str, Any]
+    found: list[Found] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    selected: Found | None = None
+    _looked_at: tuple[Found, Prediction, Image.Image] | None = None
+
+    def run(self, items: Iterable[SourceItem], *, batch_size: int, workers: int) -> Generator[int]:
+        """Score images; yields how many are done after each."""
+        outcomes = pipeline.run(_Keeping(self.job), items, batch_size=batch_size, workers=workers)
+        with closing(outcomes):
+            for outcome in outcomes:
+                if outcome.prediction is not None:
+                    self.found.append(outcome.prediction)
+                else:
+                    self.failed.append((outcome.item.key, _reason(outcome.error)))
+                yield len(self.found) + len(self.failed)
+
+    @property
+    def ranked(self) -> list[Found]:
+        """Highest score first."""
+        return sorted(self.found, key=lambda found: -found.pred_score)
+
+    def look(self) -> tuple[Prediction, Image.Image]:
+        """The selected image's prediction with its whole map, and its picture of at most 1024 px; nothing is scored again.
+
+        Raises:
+            UsageError: nothing is selected.
+            ImageError: the file is no longer there.
+        """
+        found = self.selected
+        if found is None:
+            raise UsageError("select a picture first")
+        if self._looked_at is None or self._looked_at[0] is not found:
+            picture = self._picture(found)
+            picture.thumbnail((PANEL, PANEL))
+            self._looked_at = (found, self._prediction(found), picture)
+        return self._looked_at[1:]
+
+    def write_archive(self, path: Path, thresholds: Thresholds, versions: Mapping[str, str]) -> None:
+        """A zip of what `anovl predict -o` writes: predictions.jsonl and .csv, overlays, masks, run.json.
+
+        Raises:
+            UsageError: nothing was scored.
+            ImageError: a file is no longer there.
+            OutputError: the disk is full, say.
+        """
+        if not self.found:
+            raise UsageError("nothing to download yet: score some pictures first")
+        settings = {**self.settings, "threshold": thresholds.image, "pixel_threshold": thresholds.pixel}
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            folder = Path(scratch) / path.stem
+            record = {"versions": dict(versions), "settings": settings}
+            with FolderWriter(folder, record, save=("overlay", "mask"), table="csv") as writer:
+                for found in self.found:
+                    prediction = decided(self._prediction(found), thresholds)
+                    writer.write(found.name, prediction, stem=found.item.stem, picture=self._picture(found))
+                for name, reason in self.failed:
+                    writer.write_error(name, reason)
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG files are compressed already
+                for file in sorted(folder.rglob("*")):
+                    if file.is_file():
+                        archive.write(file, file.relative_to(folder.parent))
+
+    def _prediction(self, found: Found) -> Prediction:
+        return self.job.finish(found.item, found.size, found.scores, dict(found.timings))
+
+    def _picture(self, found: Found) -> Image.Image:
+        picture = pipeline.decode(self.job, found.item, keep_picture=True).picture
+        if picture is None:
+            raise UsageError(f"{found.name}: no picture was kept")
+        return picture
+
+
+def decided(prediction: Prediction, thresholds: Thresholds) -> Prediction:
+    """The same scores under other thresholds."""
+    return replace(prediction, threshold=thresholds.image)
+
+
+def named(paths: Iterable[str | Path]) -> list[SourceItem]:
+    """Items of uploaded files, under their own names; equal names are numbered."""
+    items: list[SourceItem] = []
+    taken: set[str] = set()
+    for path in map(Path, paths):
+        numbered = (f"{path.stem}-{number}" for number in itertools.count(2))
+        stem = next(name for name in itertools.chain([path.stem], numbered) if name.lower() not in taken)
+        taken.add(stem.lower())
+        items.append(SourceItem(path, f"{stem}{path.suffix}", stem))
+    return items
+
+
+def _reason(error: Exception | None) -> str:
+    return error.reason if isinstance(error, ImageError) else str(error)

@@ -1,0 +1,111 @@
+"""What the page says in words: HTML for a picture, for a batch, and for what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from anovl.render.plots import Histogram
+from anovl.results import Prediction, Region
+from anovl.webui.session import LISTED, Found, Session, Thresholds
+
+_FRAME, _SHADOW = (255, 214, 10), (0, 0, 0)
+
+
+def verdict(name: str, prediction: Prediction, thresholds: Thresholds, regions: Sequence[Region]) -> str:
+    """The decision on one picture."""
+    kind = "anomalous" if prediction.pred_label else "normal"
+    height, width = prediction.image_size
+    area = sum(region.area for region in regions) / prediction.anomaly_map.size
+    spread = "" if prediction.pred_score_std is None else f" ± {prediction.pred_score_std:.3f}"
+    found = "no region" if not regions else "1 region" if len(regions) == 1 else f"{len(regions)} regions"
+    milliseconds = sum(prediction.timings_ms.values())
+    return (
+        f'<p class="verdict {kind}"><strong>{kind}</strong> score {prediction.pred_score:.3f}{spread}, '
+        f"threshold {thresholds.image:.3f}</p>"
+        f'<p class="soft">{escape(name)}: {width} x {height} px, {escape(prediction.class_name)}, {found}, '
+        f"{area:.2%} of the picture marked at {thresholds.pixel:.3f}, {milliseconds:.0f} ms</p>"
+    )
+
+
+def counts(session: Session, threshold: float) -> str:
+    """How a batch came out; empty for a single picture."""
+    if len(session.found) < 2:
+        return ""
+    over = sum(found.pred_score >= threshold for found in session.found)
+    return f"<p><strong>{len(session.found)} pictures</strong>, {over} anomalous, {len(session.found) - over} normal.</p>"
+
+
+def failures(session: Session) -> str:
+    """The files that could not be used, and why."""
+    if not session.failed:
+        return ""
+    rows = "".join(f"<li><strong>{escape(name)}</strong>: {escape(reason)}</li>" for name, reason in session.failed[:LISTED])
+    more = len(session.failed) - LISTED
+    rows += f"<li>and {more} more; all are in errors.jsonl of the download</li>" if more > 0 else ""
+    files = "1 file" if len(session.failed) == 1 else f"{len(session.failed)} files"
+    return f'<div class="problem" role="alert"><p>{files} could not be read:</p><ul>{rows}</ul></div>'
+
+
+def progress(done: int, count: int) -> str:
+    """How far a run is."""
+    return f'<p role="status">{done} of {count} scored</p><progress aria-label="Progress" max="{count}" value="{done}"></progress>'
+
+
+def problem(text: str) -> str:
+    """Something the visitor can mend."""
+    return f'<div class="problem" role="alert"><p>{escape(text)}</p></div>'
+
+
+def note(text: str) -> str:
+    """Something to know."""
+    return f'<p class="note">{escape(text)}</p>' if text else ""
+
+
+def region_table(regions: Sequence[Region]) -> str:
+    """The regions of the mask, in pixels of the picture."""
+    if not regions:
+        return '<p class="soft">No pixel reaches the pixel threshold.</p>'
+    head = "".join(f'<th scope="col">{title}</th>' for title in ("#", "left", "top", "right", "bottom", "area, px", "peak"))
+    rows = "".join(
+        f'<tr><th scope="row">{number}</th>'
+        + "".join(f"<td>{value}</td>" for value in (*region.box, region.area, f"{region.peak:.3f}"))
+        + "</tr>"
+        for number, region in enumerate(regions[:LISTED], 1)
+    )
+    more = len(regions) - LISTED
+    rest = f'<p class="soft">and {more} more with lower peaks</p>' if more > 0 else ""
+    caption = "<caption>Regions, highest peak first; right and bottom are exclusive</caption>"
+    # a table that can be wider than a phone is scrolled, by keyboard too
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="Regions">'
+        f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{rest}"
+    )
+
+
+def histogram(found: Sequence[Found], threshold: float) -> str:
+    """The scores of a batch; empty for a single picture."""
+    if len(found) < 2:
+        return ""
+    scores = np.array([one.pred_score for one in found])
+    return f'<div class="plot">{Histogram("Scores of the batch", scores, threshold).svg()}</div>'
+
+
+def framed(picture: Image.Image, prediction: Prediction, regions: Sequence[Region]) -> Image.Image:
+    """A copy of the picture with the boxes of the listed regions and their numbers."""
+    drawn = picture.copy()
+    draw = ImageDraw.Draw(drawn)
+    down, across = prediction.anomaly_map.shape
+    x_scale, y_scale = picture.width / across, picture.height / down
+    line = max(1, max(picture.size) // 300)
+    font = ImageFont.load_default(max(10, max(picture.size) // 40))
+    for number, region in reversed(list(enumerate(regions[:LISTED], 1))):
+        left, top, right, bottom = region.box
+        box = (left * x_scale, top * y_scale, max(right * x_scale - 1, left * x_scale), max(bottom * y_scale - 1, top * y_scale))
+        draw.rectangle(box, outline=_FRAME, width=line)
+        spot = (box[0] + 2 * line, box[1] + line)
+        draw.text(spot, str(number), fill=_FRAME, font=font, stroke_width=max(1, line), stroke_fill=_SHADOW)
+    return drawn
