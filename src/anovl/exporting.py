@@ -141,6 +141,7 @@ def export(
         image_size=detector.backbone.image_size,
         grid=detector.method.encoder.grid,
         threshold=detector.threshold,
+        profile=detector.profile,
         score_range=detector.score_range,
         precision=precision,
         model=detector.backbone.describe(),
