@@ -23,6 +23,9 @@ from anovl.files import write_json
 FORMAT = 1
 DEFAULT_FPR = 0.01
 SURE = 0.9  # the rate of a single calibration is told as what so many of them stay under
+UNCALIBRATED = (
+    "none: without a profile the decision is CLIP's own, abnormal nearer than normal, or the threshold's that was given"
+)
 AGAIN = "make it with `anovl calibrate`"
 
 Choice = Literal["conformal", "f1", "cost"]
@@ -205,6 +208,11 @@ class Profile:
             raise UsageError(
                 f"profile: made for {'; '.join(other)}; calibrate for this run, or give a threshold in place of the profile"
             )
+
+    def summary(self) -> dict[str, Any]:
+        """What run.json says of the decision; the rest of the profile is what the run's own settings are."""
+        kept = ("image_threshold", "pixel_threshold", "choice", "fpr", "pictures")
+        return {name: getattr(self, name) for name in kept} | {"guaranteed": self.guaranteed}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the file."""
