@@ -95,16 +95,24 @@ class Chosen:
 
         return ImageLimits(max_pixels=self.max_pixels, max_bytes=self.max_bytes)
 
-    def bind(self, *, dry_run: bool = False) -> Bound | dict[str, Any]:
-        """The model, loaded, or for a dry run what would be.
+    def plan(self) -> dict[str, Any]:
+        """What `bind` would record, without loading the model, but for an exported file.
+
+        Raises:
+            AnovlError: as `bind`.
+        """
+        if is_exported(self.model):
+            return self._bind_file().settings
+        recipe, _, _, settings = self._checked()
+        return {**self._weights(recipe), **settings}
+
+    def bind(self) -> Bound:
+        """The model, loaded.
 
         Raises:
             AnovlError: as `AnoVL.from_pretrained`, `AnoVL.job` and `anovl.engine.runtime.ExportedModel`.
         """
-        if is_exported(self.model):
-            bound = self._bind_file()
-            return bound.settings if dry_run else bound
-        return self._bind_torch(dry_run=dry_run)
+        return self._bind_file() if is_exported(self.model) else self._bind_torch()
 
     def _bind_file(self) -> Bound:
         from anovl.engine import pipeline
@@ -139,11 +147,11 @@ class Chosen:
         )
         return Bound(job, pipeline.run, settings, job.model.session.device, job.model.profile)
 
-    def _bind_torch(self, *, dry_run: bool) -> Bound | dict[str, Any]:
+    def _checked(self) -> tuple[Recipe | None, Wording, tuple[int, ...], dict[str, Any]]:
+        """What can be wrong without the model is told before it is loaded, or downloaded: recipe, words, seeds, settings."""
         if self.class_name is None:
             raise UsageError("--class-name: expected what the images show, such as 'metal nut'")
 
-        # Whatever can be wrong without the model is told before it is loaded, or downloaded.
         from anovl.core.adapter import check_seeds
         from anovl.core.prompts import build_prompts, similar_known_class
         from anovl.devices import pick_device, pick_dtype, use_threads
@@ -167,8 +175,10 @@ class Chosen:
             "profile": None if self.profile is None else self.profile.summary(),
             "seed": list(seeds) if self.adapt else None,  # nothing is drawn at random without adaptation
         }
-        if dry_run:
-            return {**self._weights(recipe), **settings}
+        return recipe, wording, seeds, settings
+
+    def _bind_torch(self) -> Bound:
+        recipe, wording, seeds, settings = self._checked()
 
         from anovl.detector import AnoVL
         from anovl.engine import local
@@ -183,7 +193,7 @@ class Chosen:
             image_size=parse_size(self.image_size),
             local_files_only=self.offline,
             cache_dir=self.cache_dir,
-            threshold=threshold,
+            threshold=DEFAULT_THRESHOLD if self.threshold is None else self.threshold,
             limits=self.limits,
         )
         if detector.backbone.note:
@@ -192,7 +202,7 @@ class Chosen:
             detector = detector.with_profile(self.profile)
         adapted = self._adapted(detector.method.recipe)
         job = detector.job(
-            self.class_name,
+            settings["class_name"],
             wording=wording,
             output_size=self.output_size,  # type: ignore[arg-type]
             decode=self.decode,  # type: ignore[arg-type]

@@ -130,10 +130,10 @@ def predict(
 
     if folder is not None:
         check_folder(folder, resume=resume)
-    bound = chosen.bind(dry_run=dry_run)
-    if isinstance(bound, dict):
-        typer.echo(json.dumps({"images": count, **common, **bound}, indent=2))
+    if dry_run:
+        typer.echo(json.dumps({"images": count, **common, **chosen.plan()}, indent=2))
         return 0
+    bound = chosen.bind()
     run = Run(
         job=bound.job,
         engine=bound.engine,
