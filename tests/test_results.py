@@ -76,6 +76,19 @@ def test_mask():
     assert make([[0.5]], threshold=0.6).mask().tolist() == [[False]]
 
 
+def test_pixels_have_a_threshold_of_their_own():
+    prediction = make([[0.2, 0.5, 0.7]], pred_score=0.55, threshold=0.6, pixel_threshold=0.7, calibrated=True)
+    assert prediction.mask().tolist() == [[False, False, True]]
+    assert [region.area for region in prediction.regions()] == [1]
+    row = prediction.to_dict()
+    assert (row["pred_label"], row["threshold"], row["pixel_threshold"], row["calibrated"]) == (False, 0.6, 0.7, True)
+    other = prediction.at(0.5)
+    assert (other.pred_label, other.mask().tolist(), other.calibrated) == (True, [[False, True, True]], False)
+    for value in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UsageError, match="pixel_threshold"):
+            make(pixel_threshold=value)
+
+
 def test_regions_of_a_hand_made_map():
     anomaly_map = np.zeros((6, 8), np.float32)
     anomaly_map[0, 0:3] = 0.75  # a bar in the corner
@@ -123,6 +136,8 @@ def test_row_is_plain_json(number):
         "patch_scores_std": None,
         "pred_label": True,
         "threshold": 0.5,
+        "pixel_threshold": 0.5,
+        "calibrated": False,
         "map_size": [1, 3],
         "regions": [{"box": [1, 0, 3, 1], "area": 2, "peak": 1.0, "centroid": [1.5, 0.0]}],
         "timings_ms": {"encode": 1.235},

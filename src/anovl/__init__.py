@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from anovl.engine.runtime import ExportedModel
     from anovl.errors import AnovlError
     from anovl.evaluation import Evaluation, Variant, evaluate
+    from anovl.profiles import Profile
     from anovl.results import Prediction, Region
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ _HOME = {
     "ExportedModel": "anovl.engine.runtime",
     "ImageLimits": "anovl.data.images",
     "Prediction": "anovl.results",
+    "Profile": "anovl.profiles",
     "PromptSet": "anovl.core.prompts",
     "Recipe": "anovl.config",
     "Region": "anovl.results",
@@ -56,6 +58,7 @@ __all__ = [
     "ExportedModel",
     "ImageLimits",
     "Prediction",
+    "Profile",
     "PromptSet",
     "Recipe",
     "Region",

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from anovl.backbones import Backbone, load_backbone
+from anovl.calibration import calibrate, peaks
 from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, OutputSize, Recipe
 from anovl.config import recipe as make_recipe
 from anovl.core.adapter import Adapter, check_seeds, draw_start
@@ -24,12 +25,13 @@ from anovl.core.scoring import Scores, TextFeatures
 from anovl.data.images import ImageLimits, load_sized_image
 from anovl.data.sources import SourceItem, iter_source
 from anovl.data.transforms import to_pixel_values
-from anovl.devices import to_device
+from anovl.devices import DTYPES, to_device
 from anovl.engine import local, maps
 from anovl.engine.pipeline import results
 from anovl.engine.text import TextCache
 from anovl.errors import AnovlError, UsageError
 from anovl.methods import make_method, method_class
+from anovl.profiles import DEFAULT_FPR, Origin, Profile, settings_of
 from anovl.results import FloatArray, Prediction
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class AnoVL:
         self.method_name = method
         self.method = make_method(method, backbone, self.recipe)
         self.threshold = threshold
+        self.profile: Profile | None = None
         self.limits = limits or ImageLimits()
         self._texts = TextCache(backbone, None if cache_dir is None else Path(cache_dir))
 
@@ -121,6 +124,15 @@ class AnoVL:
         other = copy(self)
         other.recipe = make_recipe(recipe)
         other.method = make_method(self.method_name, self.backbone, other.recipe)
+        return other
+
+    def with_profile(self, profile: Profile) -> AnoVL:
+        """The same detector with the thresholds of a profile; weights and text features are shared.
+
+        To predict anything that the profile was not made for (another class, method, adaptation, ...) is then a UsageError.
+        """
+        other = copy(self)
+        other.profile, other.threshold = profile, profile.image_threshold
         return other
 
     def keep_texts_in_memory(self) -> None:
@@ -224,6 +236,24 @@ class AnoVL:
         )
         yield from results(local.run(job, iter_source(source), batch_size=batch_size, workers=workers), on_error=on_error)
 
+    def calibrate(self, source: Any, class_name: str, *, fpr: float = DEFAULT_FPR, **options: Any) -> Profile:
+        """The profile of a set of good pictures, for `with_profile`; see `anovl.calibration.calibrate`.
+
+        Args:
+            source: good pictures, as in `stream`.
+            class_name: what they show.
+            fpr: rate of false alarms that is to hold, between 0 and 1.
+            **options: as in `job`.
+
+        Raises:
+            ImageError: a picture cannot be used.
+            UsageError: no picture, or as `predict` and `anovl.calibration.calibrate`.
+        """
+        plain = copy(self)
+        plain.profile = None  # of whatever it is, scores do not depend on it
+        job = plain.job(class_name, **options)
+        return calibrate([peaks(one) for one in results(local.run(job, iter_source(source)))], job.origin, fpr=fpr)
+
     def job(
         self,
         class_name: str,
@@ -236,7 +266,11 @@ class AnoVL:
         adapt: bool | Adaptation = False,
         seed: int | Sequence[int] = 0,
     ) -> DetectionJob:
-        """This detector bound to a class and its words, for an engine; `decode` None is the recipe's."""
+        """This detector bound to a class and its words, for an engine; `decode` None is the recipe's.
+
+        Raises:
+            UsageError: as `predict`, or the detector has a profile of something else.
+        """
         words = wording or self.method.wording
         if domain is not None:
             words = replace(words, domain=domain)
@@ -250,18 +284,30 @@ class AnoVL:
             raise UsageError(
                 f"adapt: Eq. (9) needs normal and abnormal prompts in pairs, got {counts}; give each state its opposite"
             )
-        text = self._texts.features(prompts)
-        return DetectionJob(self, class_name, text, recipe.output_size, recipe.decode, self._adapters(text, adapt, seed))
-
-    @torch.inference_mode()
-    def _adapters(self, text: TextFeatures, adapt: bool | Adaptation, seed: int | Sequence[int]) -> tuple[Adapter, ...]:  # noqa: FBT001
-        """One adaptation of the class a seed."""
         if not isinstance(adapt, bool | Adaptation):
             raise UsageError(f"adapt: expected True, False or an Adaptation, got {adapt!r}")
-        seeds = check_seeds(seed)
-        if adapt is False:
-            return ()
-        settings = self.method.recipe.adaptation if adapt is True else adapt
+        seeds = check_seeds(seed) if adapt else check_seeds(seed)[:0]
+        settings = adapt if isinstance(adapt, Adaptation) else self.method.recipe.adaptation
+        recipe = replace(self.method.recipe, output_size=recipe.output_size, decode=recipe.decode, adaptation=settings)
+        origin = Origin(
+            class_name=class_name,
+            model=self.backbone.name,
+            weights=self.backbone.weights_id,
+            method=self.method_name,
+            recipe=settings_of(recipe, adapts=bool(adapt)),
+            words=words.to_dict(),
+            seeds=seeds,
+            image_size=self.backbone.image_size,
+            precision=next(name for name, dtype in DTYPES.items() if dtype == self.backbone.dtype and name != "auto"),
+        )
+        if self.profile is not None:
+            self.profile.check(origin)
+        text = self._texts.features(prompts)
+        return DetectionJob(self, origin, text, recipe.output_size, recipe.decode, self._adapters(text, settings, seeds))
+
+    @torch.inference_mode()
+    def _adapters(self, text: TextFeatures, settings: Adaptation, seeds: Sequence[int]) -> tuple[Adapter, ...]:
+        """One adaptation of the class a seed."""
         rows, columns = self.method.encoder.grid
         return tuple(Adapter(text, settings, draw_start(settings, text, rows * columns, one)) for one in seeds)
 
@@ -271,11 +317,16 @@ class DetectionJob:
     """A detector bound to a class; the engine's view of it (`anovl.engine.local.Job`)."""
 
     detector: AnoVL
-    class_name: str
+    origin: Origin
     text: TextFeatures
     output_size: OutputSize
     decode: Decode = "full"
     adapters: tuple[Adapter, ...] = ()
+
+    @property
+    def class_name(self) -> str:
+        """What the images show."""
+        return self.origin.class_name
 
     @property
     def limits(self) -> ImageLimits:
@@ -307,12 +358,15 @@ class DetectionJob:
         patch_scores: FloatArray = scores.patch_scores.numpy()
         anomaly_map = self.detector.anomaly_map(patch_scores, target)
         timings["upsample"] = (time.perf_counter() - start) * 1000
+        profile = self.detector.profile
         return Prediction(
             image_path=str(item.image) if isinstance(item.image, str | Path) else None,
             image_size=size,
             class_name=self.class_name,
             pred_score=float(scores.image_score),
             threshold=self.detector.threshold,
+            pixel_threshold=self.detector.threshold if profile is None else profile.pixel_threshold,
+            calibrated=profile is not None,
             anomaly_map=anomaly_map,
             patch_scores=patch_scores,
             pred_score_std=None if scores.image_seeds is None else float(scores.image_seeds.std()),

@@ -119,7 +119,7 @@ def export(
 
     Raises:
         UsageError: a class twice, a suffix of another format, a file in the way, a detector that is not on the CPU in
-            fp32, no calibration picture, or as `anovl.engine.export`.
+            fp32, or has a profile of something else than is exported, no calibration picture, or as `anovl.engine.export`.
         ImageError: a calibration picture cannot be used.
         AnovlError: the check found a difference over 1e-4 in fp32; no file is kept.
         OutputError: the file cannot be written.
@@ -131,6 +131,8 @@ def export(
         raise UsageError(
             f"export: expected a model on the CPU in fp32, got {detector.backbone.device}, {detector.backbone.dtype}"
         )
+    if detector.profile is not None and precision != "fp32":
+        raise UsageError(f"export: a profile of fp32 scores does not hold in {precision}; calibrate the exported file instead")
     jobs = [detector.job(name, wording=wording, adapt=adapt, seed=seed) for name in class_names]
     card = Card(
         classes=tuple(class_names),
@@ -141,6 +143,7 @@ def export(
         image_size=detector.backbone.image_size,
         grid=detector.method.encoder.grid,
         threshold=detector.threshold,
+        profile=detector.profile,
         score_range=detector.score_range,
         precision=precision,
         model=detector.backbone.describe(),

@@ -25,12 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder or the file cannot be written (permissions, disk full, a file in the way).
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{path.suffix}"
-        temporary.touch(exist_ok=False)
-    except OSError as exc:
-        raise OutputError(f"{path}: cannot be written ({exc.strerror or exc})") from exc
+    temporary = _temporary(path)
     try:
         yield temporary
         with temporary.open("rb+") as stream:
@@ -43,6 +38,26 @@ def replacing(path: Path) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be written ({reason})") from exc
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Fail as `replacing` would before there is anything to write. Leaves nothing behind but the folder.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    _temporary(path).unlink()
+
+
+def _temporary(path: Path) -> Path:
+    """An empty file beside a path, in its folder, which is made if needed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}{path.suffix}"
+        temporary.touch(exist_ok=False)
+    except OSError as exc:
+        raise OutputError(f"{path}: cannot be written ({exc.strerror or exc})") from exc
+    return temporary
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,8 @@ class Prediction:
         class_name: what the image shows.
         pred_score: image anomaly score in [0, 1].
         threshold: the decision is pred_score >= threshold.
+        pixel_threshold: the mask is anomaly_map >= pixel_threshold; if not given, the same.
+        calibrated: the thresholds are those of a profile (`anovl.calibration`); if not, no rate of false alarms is known.
         anomaly_map: float32 [H, W] in [0, 1], at the image's own size, or the model's input size for
             ``output_size="input"``.
         patch_scores: float32 [h, w] in [0, 1], one value a patch, before smoothing and up-sampling.
@@ -74,6 +76,8 @@ class Prediction:
     score_range: tuple[float, float] = (0.0, 1.0)
     pred_score_std: float | None = None
     patch_scores_std: FloatArray | None = field(default=None, repr=False)
+    pixel_threshold: float = None  # type: ignore[assignment] # the threshold, see below
+    calibrated: bool = False
 
     def __post_init__(self) -> None:
         for name in ("anomaly_map", "patch_scores"):
@@ -82,8 +86,9 @@ class Prediction:
                 raise UsageError(f"{name}: expected float32 (H, W), got {array.dtype} {array.shape}")
             if not (array.min() >= 0.0 and array.max() <= 1.0):  # also false for NaN
                 raise UsageError(f"{name}: expected values in [0, 1], got [{array.min()}, {array.max()}]")
-        for name in ("pred_score", "threshold"):
-            value = float(getattr(self, name))  # numpy scalars would not go into JSON
+        for name in ("pred_score", "threshold", "pixel_threshold"):
+            given = getattr(self, name)
+            value = float(self.threshold if given is None else given)  # numpy scalars would not go into JSON
             if not 0.0 <= value <= 1.0:
                 raise UsageError(f"{name}: expected a value in [0, 1], got {value}")
             object.__setattr__(self, name, value)
@@ -98,7 +103,15 @@ class Prediction:
 
     def mask(self, threshold: float | None = None) -> BoolArray:
         """Pixels of the map at or over the threshold, bool, the map's shape (default: the prediction's own)."""
-        return np.asarray(self.anomaly_map >= (self.threshold if threshold is None else threshold))
+        return np.asarray(self.anomaly_map >= (self.pixel_threshold if threshold is None else threshold))
+
+    def at(self, threshold: float) -> Prediction:
+        """The same with one threshold, for image and pixels, of the caller's choice: not calibrated.
+
+        Raises:
+            UsageError: it is not in [0, 1].
+        """
+        return replace(self, threshold=threshold, pixel_threshold=threshold, calibrated=False)
 
     def regions(self, threshold: float | None = None, *, min_area: int = 1) -> list[Region]:
         """8-connected regions of the mask, the highest peak first.
@@ -144,6 +157,8 @@ class Prediction:
             "patch_scores_std": None if self.patch_scores_std is None else float(self.patch_scores_std.mean()),
             "pred_label": self.pred_label,
             "threshold": self.threshold,
+            "pixel_threshold": self.pixel_threshold,
+            "calibrated": self.calibrated,
             "map_size": list(self.anomaly_map.shape),
             "regions": [region.to_dict() for region in self.regions()],
             "timings_ms": {stage: round(ms, 3) for stage, ms in self.timings_ms.items()},

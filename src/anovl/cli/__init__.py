@@ -7,6 +7,7 @@ import gc
 
 from anovl.cli.app import app, guarded
 from anovl.cli.benchmark import adapt, benchmark, stages
+from anovl.cli.calibrate import calibrate
 from anovl.cli.demo import demo
 from anovl.cli.evaluate import evaluate
 from anovl.cli.export import export
@@ -19,7 +20,7 @@ from anovl.cli.serve import serve
 from anovl.cli.synth import synth
 
 _ENVIRONMENT = {"auto_envvar_prefix": "ANOVL"}
-for _verb in (predict, evaluate, reproduce, demo, synth, prompts, export, serve, models, info):
+for _verb in (predict, calibrate, evaluate, reproduce, demo, synth, prompts, export, serve, models, info):
     app.command(context_settings=_ENVIRONMENT)(guarded(_verb))
 for _verb in (stages, adapt):
     benchmark.command(context_settings=_ENVIRONMENT)(guarded(_verb))

@@ -16,6 +16,7 @@ from anovl.cli.run import parse_size
 from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD
 from anovl.engine.artefact import SUFFIXES, ExportFormat, Precision
 from anovl.errors import UsageError, suggest
+from anovl.profiles import Profile
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +53,12 @@ def export(
         Path | None, typer.Option(help="Pictures that int8 is fitted to, 32 at most; if not given, drawn ones.")
     ] = None,
     threshold: Annotated[
-        float, typer.Option(help="Score from which an image or pixel counts as anomalous.", min=0, max=1)
-    ] = DEFAULT_THRESHOLD,
+        float | None,
+        typer.Option(help=f"Score from which an image or pixel counts as anomalous; default {DEFAULT_THRESHOLD}.", min=0, max=1),
+    ] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Thresholds of `anovl calibrate` for the one class, in place of --threshold.")
+    ] = None,
     image_size: options.ImageSize = None,
     check: Annotated[bool, typer.Option("--check", help="Compare with torch; fp32 fails over 1e-4.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
@@ -73,7 +78,10 @@ def export(
         raise UsageError("--calibration: needs --dtype int8; nothing else is fitted to pictures")
     if seed and not adapt:
         raise UsageError("--seed: needs --adapt; without it nothing is drawn at random")
+    if threshold is not None and profile is not None:
+        raise UsageError("--threshold and --profile: both decide; leave one out")
     size = parse_size(image_size)
+    calibrated = None if profile is None else Profile.load(profile)
 
     from anovl.exporting import check_target, export
     from anovl.methods import method_class
@@ -101,8 +109,10 @@ def export(
         image_size=size,
         local_files_only=offline,
         cache_dir=cache_dir,
-        threshold=threshold,
+        threshold=DEFAULT_THRESHOLD if threshold is None else threshold,
     )
+    if calibrated is not None:
+        detector = detector.with_profile(calibrated)
     if detector.backbone.note:
         log.warning("%s: %s", model, detector.backbone.note)
     done = export(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from anovl.checkpoints import sha256_of
 from anovl.config import Decode, OutputSize
 from anovl.errors import UsageError
+from anovl.profiles import Profile
 
 if TYPE_CHECKING:
     from anovl.data.images import ImageLimits
@@ -22,6 +23,7 @@ def bind(
     decided: Mapping[str, Any],
     adapt: bool,
     threshold: float | None,
+    profile: Profile | None,
     output_size: OutputSize | None,
     decode: Decode | None,
     device: str,
@@ -36,6 +38,7 @@ def bind(
         class_name: None where the file holds one alone.
         decided: options that an exported file has decided, by their names; none may be set.
         adapt: whether the command asked for it; a file with the adaptation inside adapts anyway.
+        profile: thresholds from elsewhere than the file.
         threshold, output_size, decode, device, dtype, threads, limits: as in `anovl.engine.runtime.ExportedModel`.
 
     Returns:
@@ -51,6 +54,8 @@ def bind(
     from anovl.engine.runtime import ExportedModel
 
     model = ExportedModel(path, device=device, dtype=dtype, threads=threads, threshold=threshold, limits=limits)
+    if profile is not None:
+        model = model.with_profile(profile)
     if adapt and model.card.seed is None:
         raise UsageError(f"--adapt: {path.name} was exported without the adaptation; export it with --adapt")
     job = model.job(class_name, output_size=output_size, decode=decode)
@@ -58,6 +63,7 @@ def bind(
     settings = {
         "class_name": model.card.classes[job.index],
         "threshold": model.threshold,
+        "profile": None if model.profile is None else model.profile.summary(),
         "dtype": dtype,
         "model": {"file": str(path.absolute()), "sha256": {file.suffix: sha256_of(file) for file in files}},
         "exported": model.card.to_dict(),

@@ -12,6 +12,40 @@ from anovl.cli.settings import load_config
 Arch = Annotated[str | None, typer.Option(help="Architecture of a weight file.")]
 RecipeName = Annotated[str | None, typer.Option(help="default, paper or released; if not given, the model's own.")]
 ImageSize = Annotated[str | None, typer.Option(help="Model input size, S or HxW, if not the trained one.")]
+ClassName = Annotated[
+    str | None,
+    typer.Option(help="What the images show, such as 'metal nut'; not needed where an exported file holds one class."),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="ARCH:TAG, hf-hub:ORG/NAME, local-dir:FOLDER or a weight file, `anovl models`; or a file of `anovl export`."
+    ),
+]
+Method = Annotated[
+    str, typer.Option(help="anovl, or a compared system: clip, transmm, maskclip, clip_surgery, winclip; docs/methods.md.")
+]
+Adapt = Annotated[bool, typer.Option("--adapt/--no-adapt", help="Adapt to each image at test time (Eq. 9-11 of the paper).")]
+AdaptSteps = Annotated[int | None, typer.Option(help="Steps of the adaptation; default the recipe's, 5.")]
+Seeds = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--seed",
+        help="Seed of the adaptation, default 0; repeat for the mean and spread of several.",
+        allow_from_autoenv=False,
+    ),
+]
+MapSize = Annotated[
+    str | None, typer.Option("--output-size", help="Map size: image or input (the model's); default the recipe's.")
+]
+Decoding = Annotated[
+    str | None,
+    typer.Option(
+        "--decode", help="full, or reduced: JPEGs at a fraction of their size, faster and less exact; docs/performance.md."
+    ),
+]
+MaxPixels = Annotated[int, typer.Option(help="Larger images are refused.")]
+MaxBytes = Annotated[int, typer.Option(help="Larger files are refused.")]
 BatchSize = Annotated[int, typer.Option(help="Images a pass.", min=1)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the model; default as many as there are cores.", min=1)]
 Workers = Annotated[int, typer.Option(help="Decoding threads.", min=1)]

@@ -6,8 +6,8 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 SOME_FAILED, ANOMALIES_FOUND = 3, 4
 
 Source = str | list[str]
-Engine = Callable[..., "Iterator[Outcome[Prediction]]"]
+Engine = Callable[..., "Generator[Outcome[Prediction]]"]
 
 
 def named_source(arguments: list[str]) -> Source:
@@ -143,25 +143,15 @@ class Run:
             the exit code.
         """
         done = writer.done
-        source = items_of(self.source, self.folder)
-        first = next(source, None)
-        if first is None:
-            raise NothingToDoError("source: no path came on stdin")
-        items = (item for item in itertools.chain([first], source) if item.key not in done)
-        left = None if self.count is None else max(0, self.count - len(done))
+        outcomes = self.outcomes(done)
         failed = 0
         anomalous = sum(done.values())
         try:
-            with writer, progress(left) as advance:
-                outcomes = self.engine(
-                    self.job, items, batch_size=self.batch_size, workers=self.workers, keep_pictures=self.draws
-                )
+            with writer, closing(outcomes):
                 for outcome in outcomes:
-                    advance()
                     item, prediction = outcome.item, outcome.prediction
                     if prediction is None:
                         failed += 1
-                        log.warning("skipped %s", outcome.error)
                         reason = outcome.error.reason if isinstance(outcome.error, ImageError) else str(outcome.error)
                         writer.write_error(item.key, reason)
                         continue
@@ -180,6 +170,28 @@ class Run:
         if failed:
             return SOME_FAILED
         return ANOMALIES_FOUND if fail_on_anomaly and anomalous else 0
+
+    def outcomes(self, done: Collection[str] = ()) -> Generator[Outcome[Prediction]]:
+        """What becomes of each image that is not done, in order; progress is shown, and those that fail are logged.
+
+        Raises:
+            NothingToDoError: no path came on stdin; at once, before the first outcome is asked for.
+        """
+        source = items_of(self.source, self.folder)
+        first = next(source, None)
+        if first is None:
+            raise NothingToDoError("source: no path came on stdin")
+        items = (item for item in itertools.chain([first], source) if item.key not in done)
+        return self._outcomes(items, None if self.count is None else max(0, self.count - len(done)))
+
+    def _outcomes(self, items: Iterator[SourceItem], left: int | None) -> Generator[Outcome[Prediction]]:
+        engine = self.engine(self.job, items, batch_size=self.batch_size, workers=self.workers, keep_pictures=self.draws)
+        with progress(left) as advance, closing(engine):
+            for outcome in engine:
+                advance()
+                if outcome.prediction is None:
+                    log.warning("skipped %s", outcome.error)
+                yield outcome
 
     def _truth(self, item: SourceItem) -> Image.Image | None:
         """The ground-truth mask of an image, where the MVTec layout has one that can be read."""

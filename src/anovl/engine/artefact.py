@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from anovl.config import Adaptation, Recipe
 from anovl.errors import CheckpointError, UsageError, suggest
+from anovl.profiles import Profile
 
 KEY = "anovl"  # of the metadata in the file
 FORMAT = 1
@@ -36,6 +37,7 @@ class Card:
         image_size: (H, W) of the input in pixels.
         grid: (h, w) of the patch scores.
         threshold: the decision is pred_score >= threshold.
+        profile: where the thresholds come from, None where they are not calibrated.
         score_range: of drawings, see `anovl.results.Prediction`.
         precision: of the weights.
         model: as `anovl.backbones.Backbone.describe` gives it.
@@ -54,6 +56,7 @@ class Card:
     precision: Precision
     model: dict[str, Any]
     versions: dict[str, str]
+    profile: Profile | None = None
 
     def index(self, class_name: str | None) -> int:
         """Place of a class; None is the only one.
@@ -71,7 +74,7 @@ class Card:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return asdict(self) | {"profile": None if self.profile is None else self.profile.to_dict()}
 
     def to_json(self) -> str:
         """As it stands in the file."""
@@ -95,6 +98,8 @@ def read_card(text: str | None, path: Path) -> Card:
         adaptation = Adaptation(**recipe.pop("adaptation"))
         for name in ("classes", "image_size", "grid", "score_range"):
             values[name] = tuple(values[name])
+        if values.get("profile") is not None:
+            values["profile"] = Profile.from_dict(values["profile"])
         card = Card(recipe=Recipe(**recipe, adaptation=adaptation), **values)
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise CheckpointError(f"{path}: its metadata is damaged ({type(exc).__name__}: {exc}); export it again") from exc

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from anovl.calibration import calibrate, peaks
 from anovl.config import Decode, OutputSize
 from anovl.data.images import ImageLimits, load_sized_image
 from anovl.data.resizing import squash
@@ -20,6 +22,7 @@ from anovl.engine.artefact import read_card
 from anovl.engine.maps import anomaly_map
 from anovl.engine.sessions import Images, open_session
 from anovl.errors import AnovlError, UsageError
+from anovl.profiles import DEFAULT_FPR, Origin, Profile, settings_of
 from anovl.results import FloatArray, Prediction
 
 Scored = tuple[np.float32, FloatArray]  # image score, patch scores [h, w]
@@ -31,11 +34,12 @@ class ExportedModel:
     Args:
         path: .onnx (onnxruntime) or .xml with its .bin (OpenVINO).
         device, dtype, threads: see `anovl.engine.sessions.open_session`.
-        threshold: the decision is pred_score >= threshold; None is the file's own.
+        threshold: the decision is pred_score >= threshold; None is the file's own, or its profile's.
         limits: what images to refuse.
 
     Attributes:
         card: what the file says about itself.
+        profile: where the thresholds come from, None where they are not calibrated.
 
     Raises:
         UsageError, MissingExtraError, CheckpointError: as `open_session`, and a file that is not ours or of another
@@ -55,10 +59,25 @@ class ExportedModel:
         path = Path(path)
         self.session = open_session(path, device=device, dtype=dtype, threads=threads)
         self.card = read_card(self.session.metadata, path)
+        self.precision = "bf16" if dtype == "bf16" else self.card.precision
+        self.profile = self.card.profile if threshold is None else None
         self.threshold = self.card.threshold if threshold is None else threshold
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"threshold: expected a value in [0, 1], got {threshold}")
         self.limits = limits or ImageLimits()
+
+    def with_profile(self, profile: Profile) -> ExportedModel:
+        """The same session with the thresholds of a profile; as `anovl.AnoVL.with_profile`."""
+        other = copy(self)
+        other.profile, other.threshold = profile, profile.image_threshold
+        return other
+
+    def calibrate(self, source: Any, class_name: str | None = None, *, fpr: float = DEFAULT_FPR, **options: Any) -> Profile:
+        """The profile of a set of good pictures; as `anovl.AnoVL.calibrate`."""
+        plain = copy(self)
+        plain.profile = None  # of whatever it is, scores do not depend on it
+        job = plain.job(class_name, **options)
+        return calibrate([peaks(one) for one in pipeline.results(pipeline.run(job, iter_source(source)))], job.origin, fpr=fpr)
 
     def predict(self, image: Any, class_name: str | None = None, *, output_size: OutputSize | None = None) -> Prediction:
         """Score one image.
@@ -94,9 +113,28 @@ class ExportedModel:
     def job(
         self, class_name: str | None = None, *, output_size: OutputSize | None = None, decode: Decode | None = None
     ) -> ExportedJob:
-        """This model bound to a class, for the engine's loop; what is None is the recipe's."""
-        recipe = self.card.recipe.having(output_size=output_size, decode=decode)
-        return ExportedJob(self, self.card.index(class_name), recipe.output_size, recipe.decode)
+        """This model bound to a class, for the engine's loop; what is None is the recipe's.
+
+        Raises:
+            UsageError: the file does not hold the class, or the model has a profile of something else.
+        """
+        card = self.card
+        recipe = card.recipe.having(output_size=output_size, decode=decode)
+        index = card.index(class_name)
+        origin = Origin(
+            class_name=card.classes[index],
+            model=card.model["name"],
+            weights=card.model["weights_sha256"],
+            method=card.method,
+            recipe=settings_of(recipe, adapts=card.seed is not None),
+            words=card.words,
+            seeds=() if card.seed is None else (card.seed,),
+            image_size=card.image_size,
+            precision=self.precision,
+        )
+        if self.profile is not None:
+            self.profile.check(origin)
+        return ExportedJob(self, origin, index, recipe.output_size, recipe.decode)
 
 
 @dataclass(frozen=True)
@@ -104,6 +142,7 @@ class ExportedJob:
     """An exported model bound to a class; the loop's view of it (`anovl.engine.pipeline.Work`)."""
 
     model: ExportedModel
+    origin: Origin
     index: int
     output_size: OutputSize
     decode: Decode = "full"
@@ -135,15 +174,17 @@ class ExportedJob:
     def finish(self, item: SourceItem, size: tuple[int, int], scores: Scored, timings: dict[str, float]) -> Prediction:
         """Patch grid to map, scores to a Prediction."""
         start = time.perf_counter()
-        card, (image_score, patches) = self.model.card, scores
+        card, profile, (image_score, patches) = self.model.card, self.model.profile, scores
         made = anomaly_map(patches, size if self.output_size == "image" else card.image_size, card.recipe)
         timings["upsample"] = (time.perf_counter() - start) * 1000
         return Prediction(
             image_path=str(item.image) if isinstance(item.image, str | Path) else None,
             image_size=size,
-            class_name=card.classes[self.index],
+            class_name=self.origin.class_name,
             pred_score=float(image_score),
             threshold=self.model.threshold,
+            pixel_threshold=self.model.threshold if profile is None else profile.pixel_threshold,
+            calibrated=profile is not None,
             anomaly_map=made,
             patch_scores=patches,
             timings_ms=timings,

@@ -119,7 +119,7 @@ def blend(
         known = np.asarray(truth.convert("L").resize(picture.size, Image.Resampling.NEAREST)) > 0
         pixels[contour(known, thickness)] = TRUTH
     if contours:
-        pixels[contour(drawn >= prediction.threshold, thickness)] = CONTOUR
+        pixels[contour(drawn >= prediction.pixel_threshold, thickness)] = CONTOUR
     return Image.fromarray(pixels)
 
 
@@ -142,7 +142,7 @@ def contour(mask: BoolArray, thickness: int) -> BoolArray:
 
 
 def _draw_bar(canvas: Image.Image, left: int, prediction: Prediction, *, with_truth: bool) -> None:
-    """Colour bar with its ends, the threshold, the score and the decision."""
+    """Colour bar with its ends and the mask's threshold; above it the score and the decision."""
     draw = ImageDraw.Draw(canvas)
     font, small = ImageFont.load_default(15), ImageFont.load_default(11)
     low, high = prediction.score_range
@@ -155,7 +155,7 @@ def _draw_bar(canvas: Image.Image, left: int, prediction: Prediction, *, with_tr
     draw.text((x, 40), "anomalous" if prediction.pred_label else "normal", fill=_INK, font=small)
     ramp = colourise(np.linspace(1, 0, bottom - top, dtype=np.float32)[:, None])
     canvas.paste(Image.fromarray(np.repeat(ramp, 16, axis=1)), (x, top))
-    for value in dict.fromkeys((high, prediction.threshold, low)):
+    for value in dict.fromkeys((high, prediction.pixel_threshold, low)):
         if not low <= value <= high:
             continue
         y = bottom - 1 - round((value - low) / (high - low) * (bottom - 1 - top))

@@ -8,7 +8,6 @@ import io
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +67,7 @@ def _decode(job: Job, upload: Upload, keep_picture: bool) -> Decoded[Any]:  # no
 def _row(job: Job, image: Decoded[Any], scores: Any, fields: Fields) -> dict[str, Any]:
     prediction: Prediction = job.finish(image.item, image.size, scores, image.timings)
     if fields.threshold is not None:
-        prediction = replace(prediction, threshold=fields.threshold)
+        prediction = prediction.at(fields.threshold)
     row = {"filename": image.item.stem, **prediction.to_dict()}
     del row["image_path"]
     if "regions" not in fields.returns:

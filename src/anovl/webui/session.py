@@ -21,7 +21,7 @@ from anovl.render.overlay import blend
 from anovl.render.writers import FolderWriter
 from anovl.results import Prediction
 
-PANEL, TILE = 1024, 256  # longest sides of a picture on the page, px
+PANEL, TILE = 1024, 192  # longest sides of a picture on the page, px
 LISTED = 20  # regions that are listed and framed
 
 Job = Work[Any, Any, Prediction]
@@ -87,10 +87,15 @@ class _Keeping:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """From where an image, and a pixel, counts as anomalous; both in [0, 1]."""
+    """From where an image, and a pixel, counts as anomalous; both in [0, 1].
+
+    Attributes:
+        calibrated: they are a profile's.
+    """
 
     image: float
     pixel: float
+    calibrated: bool = False
 
 
 @dataclass(eq=False)
@@ -183,7 +188,9 @@ class Session:
 
 def decided(prediction: Prediction, thresholds: Thresholds) -> Prediction:
     """The same scores under other thresholds."""
-    return replace(prediction, threshold=thresholds.image)
+    return replace(
+        prediction, threshold=thresholds.image, pixel_threshold=thresholds.pixel, calibrated=thresholds.calibrated
+    )
 
 
 def named(paths: Iterable[str | Path]) -> list[SourceItem]:
