@@ -18,9 +18,10 @@ from anovl.cli.prompts import prompts
 from anovl.cli.reproduce import reproduce
 from anovl.cli.serve import serve
 from anovl.cli.synth import synth
+from anovl.cli.ui import ui
 
 _ENVIRONMENT = {"auto_envvar_prefix": "ANOVL"}
-for _verb in (predict, calibrate, evaluate, reproduce, demo, synth, prompts, export, serve, models, info):
+for _verb in (predict, calibrate, evaluate, reproduce, demo, synth, prompts, export, serve, ui, models, info):
     app.command(context_settings=_ENVIRONMENT)(guarded(_verb))
 for _verb in (stages, adapt):
     benchmark.command(context_settings=_ENVIRONMENT)(guarded(_verb))

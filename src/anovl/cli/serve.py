@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +16,11 @@ from anovl.cli import options
 from anovl.cli.app import is_quiet
 from anovl.cli.info import versions
 from anovl.errors import UsageError, require_extra
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from anovl.server.settings import Settings
 
 TOKEN = "ANOVL_SERVE_TOKEN"  # noqa: S105 -- the name of the variable
 _NEEDS = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
@@ -46,6 +54,7 @@ def serve(
     device: options.Device = "auto",
     dtype: options.DType = "auto",
     offline: options.Offline = False,
+    ui: Annotated[bool, typer.Option("--ui", help="Also the page of `anovl ui`, at /ui/.")] = False,
     config: options.Config = None,
 ) -> None:
     """Serve models over HTTP: POST images to /v1/predict; docs/serve.md.
@@ -53,13 +62,6 @@ def serve(
     The log is JSON lines on stderr. SIGTERM and SIGINT answer what was accepted and exit with 0.
     """
     del config
-    for module in _NEEDS:
-        require_extra(module, "serve", "anovl serve")
-
-    from anovl.server.hosting import load_model, parse_models
-    from anovl.server.running import bind
-    from anovl.server.running import serve as run
-    from anovl.server.service import Service
     from anovl.server.settings import Settings
 
     settings = Settings(
@@ -73,19 +75,70 @@ def serve(
         timeout_s=timeout_s,
         drain_s=drain_s,
         workers=workers,
-        token=_token(token_file),
+        token=read_token(token_file),
     )
-    named = parse_models(model)
-    with bind(host, port) as listener:
-        models = {
-            name: load_model(source, settings, device=device, dtype=dtype, threads=threads, offline=offline)
-            for name, source in named.items()
-        }
-        _log_json()
-        run(Service(models, settings, versions()), listener)
+    run_service(
+        model, settings, host=host, port=port, page=ui, device=device, dtype=dtype, threads=threads, offline=offline
+    )  # fmt: skip
 
 
-def _token(path: Path | None) -> str | None:
+def run_service(
+    sources: list[str], settings: Settings, *, host: str, port: int, page: bool, json: bool = True, **placing: Any
+) -> None:
+    """Load models and answer until a signal comes.
+
+    Args:
+        sources: NAME=MODEL or a model, each.
+        page: with the page.
+        json: a log of JSON lines; else one line says where the page is.
+        placing: where models run; see `anovl.server.hosting.load_model`.
+
+    Raises:
+        AnovlError: the address or a model cannot be used.
+    """
+    for module in _NEEDS:
+        require_extra(module, "serve", "anovl serve")
+    if page:
+        require_extra("gradio", "ui", "the page")
+
+    from anovl.server.frame import PAGE_PATH
+    from anovl.server.hosting import load_model, parse_models
+    from anovl.server.running import bind, url_of
+    from anovl.server.running import serve as answer
+    from anovl.server.service import Service
+
+    named = parse_models(sources)
+    with bind(host, port) as listener, _scratch(page=page) as folder:
+        models = {name: load_model(source, settings, **placing) for name, source in named.items()}
+        service = Service(models, settings, versions())
+
+        def add_page(app: FastAPI) -> None:
+            from anovl.webui.mounting import mount
+            from anovl.webui.page import Page
+
+            stop = mount(app, Page(models, settings, versions(), folder), max_bytes=settings.max_bytes)
+            service.on_stop.append(stop)
+            if not json and not is_quiet():
+                typer.echo(f"anovl: open {url_of(listener)}{PAGE_PATH}/ (Ctrl-C ends it)", err=True)
+
+        if json:
+            _log_json()
+        ended = answer(service, listener, add_page if page else None)
+    if not ended:
+        logging.shutdown()
+        os._exit(0)
+
+
+@contextmanager
+def _scratch(*, page: bool) -> Iterator[Path]:
+    """A folder for what the page's visitors upload and download; gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="anovl-ui-", ignore_cleanup_errors=True) as folder:
+        if page:
+            os.environ["GRADIO_TEMP_DIR"] = folder  # gradio knows no other way
+        yield Path(folder)
+
+
+def read_token(path: Path | None) -> str | None:
     """From the file, else the environment; None without either.
 
     Raises:

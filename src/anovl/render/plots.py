@@ -152,9 +152,9 @@ class Histogram:
         scale = (height - top - bottom) / most
         told = f"{self.title}: {len(self.scores)} scores from {self.scores.min():.3g} to {self.scores.max():.3g}, "
         told += f"{int(over.sum())} at or over the threshold {self.threshold:.3g}"
+        box = f'viewBox="0 0 {width} {height}" role="img" aria-label="{escape(told)}"'
         parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(told)}" '
-            'font-family="sans-serif" font-size="12" fill="currentColor">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" {box} font-family="sans-serif" font-size="12" fill="currentColor">',
             f'<text x="{left}" y="16" font-weight="600">{escape(self.title)}</text>',
             f'<path d="M{left} {height - bottom}H{width - 10}" stroke="currentColor" stroke-opacity=".4"/>',
             f'<text x="{left - 6}" y="{top + 4}" text-anchor="end">{most}</text>',
@@ -170,11 +170,13 @@ class Histogram:
         def x_at(value: float) -> float:
             return left + (value - low) / (high - low) * (width - left - 10)
 
-        for tick in _ticks(low, high):
-            parts.append(f'<text x="{x_at(tick):.1f}" y="{height - bottom + 16}" text-anchor="middle">{tick:g}</text>')
+        middle = f'y="{height - bottom + 16}" text-anchor="middle"'
+        parts += [f'<text x="{x_at(tick):.1f}" {middle}>{tick:g}</text>' for tick in _ticks(low, high)]
         at = x_at(self.threshold)
         anchor = "end" if at > width / 2 else "start"
-        parts.append(f'<path d="M{at:.1f} {top - 8}V{height - bottom}" stroke="currentColor" stroke-width="2" stroke-dasharray="5 3"/>')
+        parts.append(
+            f'<path d="M{at:.1f} {top - 8}V{height - bottom}" stroke="currentColor" stroke-width="2" stroke-dasharray="5 3"/>'
+        )
         label = f'x="{at + (-6 if anchor == "end" else 6):.1f}" y="{top}" text-anchor="{anchor}"'
         parts.append(f"<text {label}>threshold {self.threshold:.3g}</text>")
         parts.append(f'<text x="{(left + width) / 2}" y="{height - 6}" text-anchor="middle" opacity=".75">image score</text>')

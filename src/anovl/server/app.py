@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -17,6 +18,8 @@ from anovl.server.frame import Frame
 from anovl.server.metrics import MEDIA_TYPE
 from anovl.server.problems import Problem
 from anovl.server.service import Service
+
+MountPage = Callable[[FastAPI], None]  # adds the page of `anovl.webui` to an application
 
 _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="  # a PNG of one
 
@@ -92,8 +95,8 @@ def _body(models: list[str], max_files: int) -> dict[str, Any]:
     }
 
 
-def create_app(service: Service) -> ASGIApp:
-    """The ASGI application of a service."""
+def create_app(service: Service, page: MountPage | None = None) -> ASGIApp:
+    """The ASGI application of a service, with a page where one is given."""
     guarded = _problems(401) if service.settings.token else {}
     app = FastAPI(
         title="anovl",
@@ -142,7 +145,9 @@ def create_app(service: Service) -> ASGIApp:
     for kind in (Problem, AnovlError, HTTPException):
         app.add_exception_handler(kind, _problem)
     app.add_exception_handler(Exception, _fault)
-    return Frame(app, service.metrics, service.settings.token)
+    if page is not None:
+        page(app)
+    return Frame(app, service.metrics, service.settings.token, page=page is not None)
 
 
 async def _problem(request: Request, error: Exception) -> Response:

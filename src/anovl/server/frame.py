@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import logging
 import re
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
 OPEN_PATH = "/healthz"  # answers without the token
+PAGE_PATH = "/ui"  # of the page, where there is one
 PATHS = ("/v1/predict", OPEN_PATH, "/readyz", "/v1/info", "/metrics", "/openapi.json")
 _GONE = 499  # in the log: the caller went away
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -33,11 +35,13 @@ class Frame:
         app: what answers.
         metrics: where requests are counted.
         token: what callers must bring; None lets everybody in.
+        page: there is one, which a browser opens with the token as the password of HTTP Basic authentication.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, token: str | None, *, page: bool = False) -> None:
         self.app = app
         self.metrics = metrics
+        self._page = page
         self._expected = None if token is None else f"Bearer {token}".encode("ascii")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,9 +58,8 @@ class Frame:
             if self._may(scope):
                 await self.app(scope, receive, sent)
             else:
-                refused = Problem(
-                    401, "expected 'Authorization: Bearer TOKEN' with the service's token", {"WWW-Authenticate": "Bearer"}
-                )
+                scheme, way = ("Basic", "the password") if self._is_page(scope) else ("Bearer", "'Authorization: Bearer TOKEN'")
+                refused = Problem(401, f"expected the service's token as {way}", {"WWW-Authenticate": f'{scheme} realm="anovl"'})
                 await response(refused, own)(scope, receive, sent)
         except ClientDisconnect:
             sent.status = sent.status or _GONE
@@ -66,15 +69,30 @@ class Frame:
                 await response(fault(), own)(scope, receive, sent)
         seconds = time.perf_counter() - began
         path, status, images = scope["path"], sent.status or _GONE, state.get("images", 0)
-        self.metrics.answered(path if path in PATHS else "other", status, seconds, images)
+        known = path if path in PATHS else PAGE_PATH if self._is_page(scope) else "other"
+        self.metrics.answered(known, status, seconds, images)
         told = {"id": own, "method": scope["method"], "path": path[:_LOGGED_PATH], "status": status}
         log.info("request", extra={"fields": told | {"ms": round(seconds * 1000, 1), "images": images}})
 
     def _may(self, scope: Scope) -> bool:
         if self._expected is None or scope["path"] == OPEN_PATH:
             return True
-        given = Headers(scope=scope).get("authorization", "")
-        return hmac.compare_digest(given.encode("latin-1"), self._expected)
+        given = Headers(scope=scope).get("authorization", "").encode("latin-1")
+        if self._is_page(scope) and given[:6].lower() == b"basic ":
+            given = b"Bearer " + _password(given[6:])
+        return hmac.compare_digest(given, self._expected)
+
+    def _is_page(self, scope: Scope) -> bool:
+        path: str = scope["path"]
+        return self._page and (path in ("/", PAGE_PATH) or path.startswith(f"{PAGE_PATH}/"))
+
+
+def _password(credentials: bytes) -> bytes:
+    """Of HTTP Basic authentication; empty where there is none."""
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 @dataclass

@@ -6,11 +6,11 @@ import asyncio
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from PIL import Image
 
@@ -23,6 +23,8 @@ from anovl.server.settings import Settings
 
 if TYPE_CHECKING:
     from anovl.detector import AnoVL
+
+Value = TypeVar("Value")
 
 JOBS = 16  # classes whose prompts a model keeps ready
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -48,12 +50,21 @@ class Model(Protocol):
     def describe(self) -> dict[str, Any]:
         """For /v1/info."""
 
+    @property
+    def note(self) -> str:
+        """What its makers want users to know."""
+
 
 class Exported:
     """A file of `anovl export`; no torch."""
 
     def __init__(self, model: ExportedModel) -> None:
         self.model = model
+
+    @property
+    def note(self) -> str:
+        """As the protocol says."""
+        return str(self.model.card.model.get("note", ""))
 
     def job(self, words: Words) -> Job:
         """As the protocol says."""
@@ -84,6 +95,11 @@ class Torch:
 
     def __init__(self, detector: AnoVL) -> None:
         self.detector = detector
+
+    @property
+    def note(self) -> str:
+        """As the protocol says."""
+        return self.detector.backbone.note
 
     def job(self, words: Words) -> Job:
         """As the protocol says."""
@@ -225,14 +241,14 @@ def _warm_up(model: Model, class_name: str) -> None:
     list(job.score([job.preprocess(Image.new("RGB", (64, 64)))]))
 
 
-def pick(hosts: dict[str, Host], name: str | None) -> Host:
-    """A host by its name; the first for None.
+def pick(named: Mapping[str, Value], name: str | None) -> Value:
+    """A host or model by its name; the first for None.
 
     Raises:
         UsageError: no such model.
     """
     if name is None:
-        return next(iter(hosts.values()))
-    if name not in hosts:
-        raise UsageError(suggest("model", name, hosts, "GET /v1/info lists them"))
-    return hosts[name]
+        return next(iter(named.values()))
+    if name not in named:
+        raise UsageError(suggest("model", name, named, "GET /v1/info lists them"))
+    return named[name]

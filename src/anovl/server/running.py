@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import socket
 from datetime import UTC, datetime
 from types import FrameType
@@ -15,7 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from anovl.errors import AnovlError
-from anovl.server.app import create_app
+from anovl.server.app import MountPage, create_app
 from anovl.server.service import Service
 
 log = logging.getLogger(__name__)
@@ -86,12 +85,13 @@ class _Server(uvicorn.Server):
         """Listen, and say where."""
         await super().startup(sockets)
         for listener in sockets or ():
-            host, port = listener.getsockname()[:2]
-            log.info("listening", extra={"fields": {"url": f"http://{f'[{host}]' if ':' in host else host}:{port}"}})
+            log.info("listening", extra={"fields": {"url": url_of(listener)}})
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the socket, answer what was accepted."""
         log.info("stopping", extra={"fields": {"images": self._service.admission.images}})
+        for call in self._service.on_stop:
+            call()
         asyncio.get_running_loop().call_later(self._service.settings.drain_s, self._service.give_up)
         await super().shutdown(sockets)
 
@@ -116,13 +116,19 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def make_server(service: Service) -> uvicorn.Server:
+def url_of(listener: socket.socket) -> str:
+    """Where a bound socket is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def make_server(service: Service, page: MountPage | None = None) -> uvicorn.Server:
     """A server of a service; `run(sockets=[...])` answers until a signal comes, or its `should_exit` is set."""
     config = uvicorn.Config(
-        create_app(service),
+        create_app(service, page),
         http=_Connection,
         ws="none",
-        lifespan="off",
+        lifespan="on" if page else "off",
         log_config=None,
         access_log=False,
         proxy_headers=False,
@@ -133,11 +139,13 @@ def make_server(service: Service) -> uvicorn.Server:
     return _Server(config, service)
 
 
-def serve(service: Service, listener: socket.socket) -> None:
-    """Answer until SIGTERM or SIGINT, then end the process' threads, or the process where one does not end."""
-    make_server(service).run(sockets=[listener])
+def serve(service: Service, listener: socket.socket, page: MountPage | None = None) -> bool:
+    """Answer until SIGTERM or SIGINT, then end the service's threads.
+
+    Returns:
+        False where one does not end: it may compute for a minute, and the interpreter would wait for it.
+    """
+    make_server(service, page).run(sockets=[listener])
     ended = service.close()
     log.info("stopped")
-    if not ended:  # the interpreter would wait for a thread that may compute for a minute
-        logging.shutdown()
-        os._exit(0)
+    return ended

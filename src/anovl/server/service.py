@@ -7,7 +7,7 @@ import json
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -32,6 +32,7 @@ class Service:
 
     Attributes:
         draining: accepts nothing new.
+        on_stop: called in the event loop when it stops, to end connections that stay open by themselves.
     """
 
     def __init__(self, models: Mapping[str, Model], settings: Settings, versions: Mapping[str, str]) -> None:
@@ -47,6 +48,7 @@ class Service:
             for name, model in models.items()
         }
         self.draining = False
+        self.on_stop: list[Callable[[], None]] = []
         self._gave_up = False
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix=f"{self._threads}images")
         self._running: set[asyncio.Timeout] = set()

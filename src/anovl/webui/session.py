@@ -17,6 +17,7 @@ from anovl.data.sources import SourceItem
 from anovl.engine import pipeline
 from anovl.engine.pipeline import Work
 from anovl.errors import ImageError, UsageError
+from anovl.profiles import Origin
 from anovl.render.overlay import blend
 from anovl.render.writers import FolderWriter
 from anovl.results import Prediction
@@ -75,14 +76,14 @@ class _Keeping:
         scores = self.job.score([pixels for pixels, _ in batch])
         return [(one, tile) for one, (_, tile) in zip(scores, batch, strict=True)]
 
-    def finish(self, item: SourceItem, size: tuple[int, int], scores: tuple[Any, Image.Image], timings: dict[str, float]) -> Found:
+    def finish(
+        self, item: SourceItem, size: tuple[int, int], scores: tuple[Any, Image.Image], timings: dict[str, float]
+    ) -> Found:
         """As the protocol says."""
         own, tile = scores
         prediction = self.job.finish(item, size, own, timings)
         drawn = blend(tile, prediction, contours=False)
-        return Found(
-            item, size, own, prediction.timings_ms, prediction.pred_score, float(prediction.anomaly_map.max()), drawn
-        )
+        return Found(item, size, own, prediction.timings_ms, prediction.pred_score, float(prediction.anomaly_map.max()), drawn)
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,24 @@ class Session:
                 else:
                     self.failed.append((outcome.item.key, _reason(outcome.error)))
                 yield len(self.found) + len(self.failed)
+
+    @property
+    def origin(self) -> Origin:
+        """What the scores depend on, for a profile."""
+        job: Any = self.job
+        origin: Origin = getattr(job, "job", job).origin  # a torch job comes stacked
+        return origin
+
+    def select(self, place: int) -> None:
+        """Look at the image of this place in `ranked`; the nearest for a place that is none."""
+        ranked = self.ranked
+        self.selected = ranked[min(max(place, 0), len(ranked) - 1)] if ranked else None
+
+    def score_range(self) -> tuple[float, float]:
+        """What the sliders must reach: the drawing scale of the selected image, and all scores and peaks."""
+        low, high = self.look()[0].score_range
+        values = [value for found in self.found for value in (found.pred_score, found.peak)]
+        return min(low, *values), max(high, *values)
 
     @property
     def ranked(self) -> list[Found]:
@@ -188,9 +207,7 @@ class Session:
 
 def decided(prediction: Prediction, thresholds: Thresholds) -> Prediction:
     """The same scores under other thresholds."""
-    return replace(
-        prediction, threshold=thresholds.image, pixel_threshold=thresholds.pixel, calibrated=thresholds.calibrated
-    )
+    return replace(prediction, threshold=thresholds.image, pixel_threshold=thresholds.pixel, calibrated=thresholds.calibrated)
 
 
 def named(paths: Iterable[str | Path]) -> list[SourceItem]:

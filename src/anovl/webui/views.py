@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from anovl.profiles import Profile
 from anovl.render.plots import Histogram
 from anovl.results import Prediction, Region
-from anovl.webui.session import LISTED, Found, Session, Thresholds
+from anovl.webui.session import LISTED, Found, Session
 
 _FRAME, _SHADOW = (255, 214, 10), (0, 0, 0)
 
 
-def verdict(name: str, prediction: Prediction, thresholds: Thresholds, regions: Sequence[Region]) -> str:
+def verdict(name: str, prediction: Prediction, regions: Sequence[Region]) -> str:
     """The decision on one picture."""
     kind = "anomalous" if prediction.pred_label else "normal"
     height, width = prediction.image_size
@@ -25,9 +29,9 @@ def verdict(name: str, prediction: Prediction, thresholds: Thresholds, regions: 
     milliseconds = sum(prediction.timings_ms.values())
     return (
         f'<p class="verdict {kind}"><strong>{kind}</strong> score {prediction.pred_score:.3f}{spread}, '
-        f"threshold {thresholds.image:.3f}</p>"
+        f"threshold {prediction.threshold:.3f}{', calibrated' if prediction.calibrated else ', not calibrated'}</p>"
         f'<p class="soft">{escape(name)}: {width} x {height} px, {escape(prediction.class_name)}, {found}, '
-        f"{area:.2%} of the picture marked at {thresholds.pixel:.3f}, {milliseconds:.0f} ms</p>"
+        f"{area:.2%} of the picture marked at {prediction.pixel_threshold:.3f}, {milliseconds:.0f} ms</p>"
     )
 
 
@@ -52,7 +56,9 @@ def failures(session: Session) -> str:
 
 def progress(done: int, count: int) -> str:
     """How far a run is."""
-    return f'<p role="status">{done} of {count} scored</p><progress aria-label="Progress" max="{count}" value="{done}"></progress>'
+    return (
+        f'<p role="status">{done} of {count} scored</p><progress aria-label="Progress" max="{count}" value="{done}"></progress>'
+    )
 
 
 def problem(text: str) -> str:
@@ -63,6 +69,15 @@ def problem(text: str) -> str:
 def note(text: str) -> str:
     """Something to know."""
     return f'<p class="note">{escape(text)}</p>' if text else ""
+
+
+def calibrated(profile: Profile, differences: Sequence[str]) -> str:
+    """What a profile promises, and whether it is for what is shown."""
+    words = f"<p>Image threshold {profile.image_threshold:.4f}, pixel threshold {profile.pixel_threshold:.4f}.</p>"
+    words += f'<p class="soft">{escape(profile.guarantee())}</p>'
+    if differences:
+        words += note(f"The results shown are not of this kind, their thresholds stay. Made for {'; '.join(differences)}.")
+    return f'<div role="status">{words}</div>'
 
 
 def region_table(regions: Sequence[Region]) -> str:
@@ -86,12 +101,37 @@ def region_table(regions: Sequence[Region]) -> str:
     )
 
 
+@dataclass(frozen=True)
+class Tile:
+    """A picture to choose.
+
+    Attributes:
+        lines: what is said under it.
+    """
+
+    picture: Image.Image
+    lines: tuple[str, ...]
+
+
+def gallery(name: str, tiles: Sequence[Tile]) -> str:
+    """Buttons with a picture and its words."""
+    parts = []
+    for index, tile in enumerate(tiles):
+        buffer = io.BytesIO()
+        tile.picture.save(buffer, "JPEG", quality=80)
+        source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+        words = "".join(f"<span>{escape(line)}</span>" for line in tile.lines)
+        parts.append(f'<li><button type="button" data-index="{index}"><img src="{source}" alt="">{words}</button></li>')
+    return f'<ul class="tiles" aria-label="{escape(name)}">{"".join(parts)}</ul>'
+
+
 def histogram(found: Sequence[Found], threshold: float) -> str:
     """The scores of a batch; empty for a single picture."""
     if len(found) < 2:
         return ""
     scores = np.array([one.pred_score for one in found])
-    return f'<div class="plot">{Histogram("Scores of the batch", scores, threshold).svg()}</div>'
+    drawn = Histogram("Scores of the batch", scores, threshold).svg()
+    return f'<div class="scroll plot" tabindex="0" role="region" aria-label="Scores of the batch">{drawn}</div>'
 
 
 def framed(picture: Image.Image, prediction: Prediction, regions: Sequence[Region]) -> Image.Image:
@@ -100,8 +140,8 @@ def framed(picture: Image.Image, prediction: Prediction, regions: Sequence[Regio
     draw = ImageDraw.Draw(drawn)
     down, across = prediction.anomaly_map.shape
     x_scale, y_scale = picture.width / across, picture.height / down
-    line = max(1, max(picture.size) // 300)
-    font = ImageFont.load_default(max(10, max(picture.size) // 40))
+    line = max(2, max(picture.size) // 160)
+    font = ImageFont.load_default(max(12, max(picture.size) // 24))
     for number, region in reversed(list(enumerate(regions[:LISTED], 1))):
         left, top, right, bottom = region.box
         box = (left * x_scale, top * y_scale, max(right * x_scale - 1, left * x_scale), max(bottom * y_scale - 1, top * y_scale))
