@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anovl import AnoVL
 from anovl.errors import OutputError, UsageError
@@ -105,6 +107,29 @@ def test_files_that_are_no_profile(tmp_path, text, message):
         Profile.load(path)
     assert str(path) in str(raised.value)
     assert len(str(raised.value)) < 500
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from([10**400, 1e-320, -0.0, "x" * 999]),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+)
+
+
+@given(st.sampled_from(sorted(profile().to_dict())), JSON, st.sampled_from(sorted(profile().to_dict()["origin"])))
+def test_any_value_is_taken_or_refused(name, value, inner):
+    for changes in ({name: value}, {"origin": {**profile().to_dict()["origin"], inner: value}}):
+        try:
+            read = Profile.from_dict({**profile().to_dict(), **changes})
+        except UsageError:
+            continue
+        assert read.guarantee()
+        assert read.probability(0.3) is None or 0 <= read.probability(0.3) <= 1
+        json.dumps(read.to_dict(), allow_nan=True)
 
 
 def test_files_that_cannot_be_read(tmp_path):
