@@ -138,6 +138,7 @@ def test_row_is_plain_json(number):
         "threshold": 0.5,
         "pixel_threshold": 0.5,
         "calibrated": False,
+        "probability": None,
         "map_size": [1, 3],
         "regions": [{"box": [1, 0, 3, 1], "area": 2, "peak": 1.0, "centroid": [1.5, 0.0]}],
         "timings_ms": {"encode": 1.235},

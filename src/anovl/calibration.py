@@ -10,7 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from anovl.errors import UsageError, suggest
-from anovl.profiles import DEFAULT_FPR, Choice, Measured, Origin, Profile, check_fpr, rank
+from anovl.profiles import (
+    DEFAULT_FPR,
+    HIGHEST_TEMPERATURE,
+    LOWEST_TEMPERATURE,
+    Choice,
+    Measured,
+    Origin,
+    Profile,
+    check_fpr,
+    logit,
+    rank,
+)
 from anovl.results import Prediction
 
 Array = npt.NDArray[np.float64]
@@ -53,7 +64,7 @@ def calibrate(
         fpr: rate of false alarms that is to hold.
         choose: the image threshold: "conformal" from the good pictures; with labelled ones also "f1", the largest F1, or
             "cost", the lowest sum of costs, halfway between the scores on its two sides; of equal ones the highest.
-        bad: [m] image scores of bad pictures.
+        bad: [m] image scores of bad pictures; with them the profile also gets counts and a temperature.
         cost_miss, cost_alarm: for "cost", of a bad picture that is not flagged, and of a good one that is.
 
     Raises:
@@ -90,6 +101,7 @@ def calibrate(
             false_alarms=int((images >= threshold).sum()),
             missed=int((others < threshold).sum()),
         ),
+        temperature=None if others is None else _temperature(images, others),
     )
 
 
@@ -116,6 +128,24 @@ def _labelled_threshold(good: Array, bad: Array, costs: tuple[float, float] | No
         return float(values[0])
     middle = float(np.float32((values[best - 1] + values[best]) / 2))
     return middle if values[best - 1] < middle <= values[best] else float(values[best])
+
+
+def _temperature(good: Array, bad: Array) -> float:
+    """What logits are divided by so that the labels are likeliest (Guo et al. 2017, arXiv:1706.04599).
+
+    Labels are drawn in as Platt (1999) does it, so that scores that tell all pictures apart do not make it 0.
+    """
+    from scipy.optimize import minimize_scalar
+
+    logits = np.array([logit(float(score)) for score in (*good, *bad)])
+    labels = np.repeat([1 / (good.size + 2), (bad.size + 1) / (bad.size + 2)], [good.size, bad.size])
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / math.exp(log_temperature)
+        return float((np.logaddexp(0, scaled) - labels * scaled).mean())
+
+    bounds = (math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE))
+    return float(math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
 
 
 def _scores(name: str, values: npt.ArrayLike) -> Array:

@@ -367,6 +367,7 @@ class DetectionJob:
             threshold=self.detector.threshold,
             pixel_threshold=self.detector.threshold if profile is None else profile.pixel_threshold,
             calibrated=profile is not None,
+            probability=None if profile is None else profile.probability(float(scores.image_score)),
             anomaly_map=anomaly_map,
             patch_scores=patch_scores,
             pred_score_std=None if scores.image_seeds is None else float(scores.image_seeds.std()),

@@ -22,6 +22,8 @@ from anovl.files import write_json
 
 FORMAT = 1
 DEFAULT_FPR = 0.01
+LEAST = 1e-7  # about the last step of float32 before 1
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.001, 1000.0
 SURE = 0.9  # the rate of a single calibration is told as what so many of them stay under
 UNCALIBRATED = (
     "none: without a profile the decision is CLIP's own, abnormal nearer than normal, or the threshold's that was given"
@@ -60,16 +62,16 @@ class Origin:
     def __post_init__(self) -> None:
         for name in ("class_name", "model", "weights", "method", "precision"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise UsageError(f"origin {name}: expected a text, got {getattr(self, name)!r}")
+                raise UsageError(f"origin {name}: expected a text, got {_short(getattr(self, name))}")
         for name in ("recipe", "words"):
             value = getattr(self, name)
             if not isinstance(value, Mapping):
-                raise UsageError(f"origin {name}: expected settings by their names, got {value!r}")
+                raise UsageError(f"origin {name}: expected settings by their names, got {_short(value)}")
             object.__setattr__(self, name, json.loads(json.dumps(dict(value))))  # as it will be read again
         for name in ("seeds", "image_size"):
             value = getattr(self, name)
             if not isinstance(value, list | tuple) or not all(type(number) is int for number in value):
-                raise UsageError(f"origin {name}: expected whole numbers, got {value!r}")
+                raise UsageError(f"origin {name}: expected whole numbers, got {_short(value)}")
             object.__setattr__(self, name, tuple(value))
         if len(self.image_size) != 2:
             raise UsageError(f"origin image_size: expected height and width, got {self.image_size!r}")
@@ -121,7 +123,7 @@ class Measured:
         for field in fields(self):
             value = getattr(self, field.name)
             if type(value) is not int or value < 0:
-                raise UsageError(f"measured {field.name}: expected a count, got {value!r}")
+                raise UsageError(f"measured {field.name}: expected a count, got {_short(value)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,7 @@ class Profile:
         pictures: good ones it comes from.
         origin: what else.
         measured: on labelled pictures, where there were bad ones.
+        temperature: what the logits of image scores are divided by to give probabilities, where there were bad ones.
 
     Raises:
         UsageError: a value is not as described.
@@ -148,17 +151,22 @@ class Profile:
     pictures: int
     origin: Origin
     measured: Measured | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("image_threshold", "pixel_threshold"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise UsageError(f"profile {name}: expected a number in [0, 1], got {value!r}")
+            if not (_is_number(value) and 0 <= value <= 1):
+                raise UsageError(f"profile {name}: expected a number in [0, 1], got {_short(value)}")
         if self.choice not in get_args(Choice):
-            raise UsageError(suggest("profile choice", str(self.choice), get_args(Choice)))
+            raise UsageError(suggest("profile choice", _short(self.choice).strip("'"), get_args(Choice)))
         check_fpr(self.fpr)
-        if type(self.pictures) is not int or self.pictures < 1:
-            raise UsageError(f"profile pictures: expected a number of at least 1, got {self.pictures!r}")
+        if type(self.pictures) is not int or not 1 <= self.pictures < 2**53:
+            raise UsageError(f"profile pictures: expected a number of at least 1, got {_short(self.pictures)}")
+        given = self.temperature
+        low, high = LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE
+        if given is not None and not (_is_number(given) and low <= given <= high):
+            raise UsageError(f"profile temperature: expected a number from {low:g} to {high:g}, or none, got {_short(given)}")
         if not isinstance(self.origin, Origin) or not isinstance(self.measured, Measured | None):
             raise UsageError(f"profile: expected an Origin and a Measured or None, got {self.origin!r} and {self.measured!r}")
 
@@ -174,6 +182,12 @@ class Profile:
 
         k = rank(self.pictures, self.fpr)
         return float(betaincinv(self.pictures + 1 - k, k, SURE))
+
+    def probability(self, score: float) -> float | None:
+        """The chance that a picture of an image score is bad, were bad ones as frequent as in calibration; None if not fitted."""
+        if self.temperature is None:
+            return None
+        return (1 + math.tanh(logit(score) / self.temperature / 2)) / 2  # the logistic function, without overflow
 
     def guarantee(self) -> str:
         """What the thresholds promise, in words."""
@@ -211,7 +225,7 @@ class Profile:
 
     def summary(self) -> dict[str, Any]:
         """What run.json says of the decision; the rest of the profile is what the run's own settings are."""
-        kept = ("image_threshold", "pixel_threshold", "choice", "fpr", "pictures")
+        kept = ("image_threshold", "pixel_threshold", "choice", "fpr", "pictures", "temperature")
         return {name: getattr(self, name) for name in kept} | {"guaranteed": self.guaranteed}
 
     def to_dict(self) -> dict[str, Any]:
@@ -235,14 +249,14 @@ class Profile:
         """
         rest = _keys("profile", values, {field.name for field in fields(cls)} | {"format", "guaranteed"})
         if (version := rest.pop("format")) != FORMAT or isinstance(version, bool):
-            raise UsageError(f"profile: format {version!r}, this anovl reads {FORMAT}; {AGAIN}")
+            raise UsageError(f"profile: format {_short(version)}, this anovl reads {FORMAT}; {AGAIN}")
         guaranteed = rest.pop("guaranteed")
         rest["origin"] = Origin(**_keys("origin", rest["origin"], {field.name for field in fields(Origin)}))
         if rest["measured"] is not None:
             rest["measured"] = Measured(**_keys("measured", rest["measured"], {field.name for field in fields(Measured)}))
         profile = cls(**rest)
         if guaranteed != profile.guaranteed:
-            raise UsageError(f"profile guaranteed: expected {profile.guaranteed}, got {guaranteed!r}; {AGAIN}")
+            raise UsageError(f"profile guaranteed: expected {profile.guaranteed}, got {_short(guaranteed)}; {AGAIN}")
         return profile
 
     @classmethod
@@ -276,14 +290,24 @@ def _keys(what: str, values: object, expected: set[str]) -> dict[str, Any]:
     return dict(values)
 
 
+def logit(score: float) -> float:
+    """log(score / (1 - score)), kept finite: CLIP's abnormal minus normal logit."""
+    kept = min(max(score, LEAST), 1 - LEAST)
+    return math.log(kept / (1 - kept))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def check_fpr(fpr: float) -> None:
     """Refuse a rate that is none.
 
     Raises:
         UsageError: it is not between 0 and 1, both excluded.
     """
-    if isinstance(fpr, bool) or not isinstance(fpr, int | float) or not 0 < fpr < 1:
-        raise UsageError(f"fpr: expected a rate of false alarms between 0 and 1, such as 0.01 for 1 %, got {fpr!r}")
+    if not (_is_number(fpr) and 0 < fpr < 1):
+        raise UsageError(f"fpr: expected a rate of false alarms between 0 and 1, such as 0.01 for 1 %, got {_short(fpr)}")
 
 
 def rank(pictures: int, fpr: float) -> int:

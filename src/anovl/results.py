@@ -52,6 +52,7 @@ class Prediction:
         threshold: the decision is pred_score >= threshold.
         pixel_threshold: the mask is anomaly_map >= pixel_threshold; if not given, the same.
         calibrated: the thresholds are those of a profile (`anovl.calibration`); if not, no rate of false alarms is known.
+        probability: that the image is anomalous, in [0, 1], where a profile was fitted to labels; else None.
         anomaly_map: float32 [H, W] in [0, 1], at the image's own size, or the model's input size for
             ``output_size="input"``.
         patch_scores: float32 [h, w] in [0, 1], one value a patch, before smoothing and up-sampling.
@@ -78,6 +79,7 @@ class Prediction:
     patch_scores_std: FloatArray | None = field(default=None, repr=False)
     pixel_threshold: float = None  # type: ignore[assignment] # the threshold, see below
     calibrated: bool = False
+    probability: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("anomaly_map", "patch_scores"):
@@ -92,6 +94,8 @@ class Prediction:
             if not 0.0 <= value <= 1.0:
                 raise UsageError(f"{name}: expected a value in [0, 1], got {value}")
             object.__setattr__(self, name, value)
+        if self.probability is not None and not 0.0 <= self.probability <= 1.0:
+            raise UsageError(f"probability: expected a value in [0, 1] or None, got {self.probability}")
         low, high = self.score_range
         if not -np.inf < low < high < np.inf:
             raise UsageError(f"score_range: expected (low, high), finite and low < high, got {self.score_range}")
@@ -159,6 +163,7 @@ class Prediction:
             "threshold": self.threshold,
             "pixel_threshold": self.pixel_threshold,
             "calibrated": self.calibrated,
+            "probability": self.probability,
             "map_size": list(self.anomaly_map.shape),
             "regions": [region.to_dict() for region in self.regions()],
             "timings_ms": {stage: round(ms, 3) for stage, ms in self.timings_ms.items()},

@@ -152,6 +152,17 @@ def test_overlay_on_a_narrow_range_with_the_threshold_anywhere(threshold):
     np.testing.assert_allclose(drawn.getpixel((200, 150)), np.array(HOT) * 0.7, atol=1)
 
 
+def test_outline_goes_by_the_threshold_of_pixels():
+    values = np.zeros((300, 400), np.float32)
+    values[100:200, 100:300] = 0.6
+    seen = [
+        np.asarray(overlay(black(300, 400), make(values, **thresholds)).crop((0, 0, 400, 300)))
+        for thresholds in ({"threshold": 0.5}, {"threshold": 0.9, "pixel_threshold": 0.5}, {"threshold": 0.9})
+    ]
+    assert (seen[0] == seen[1]).all()
+    assert (seen[0] != seen[2]).any()
+
+
 @pytest.mark.parametrize("height", [30, 300])
 def test_colour_bar(height):
     drawn = np.asarray(overlay(black(height, 400), make(np.zeros((height, 400)), threshold=0.5)))

@@ -185,6 +185,7 @@ class ExportedJob:
             threshold=self.model.threshold,
             pixel_threshold=self.model.threshold if profile is None else profile.pixel_threshold,
             calibrated=profile is not None,
+            probability=None if profile is None else profile.probability(float(image_score)),
             anomaly_map=made,
             patch_scores=patches,
             timings_ms=timings,
