@@ -14,6 +14,8 @@ from anovl.cli.app import is_quiet
 from anovl.cli.info import versions
 from anovl.errors import UsageError, require_extra
 
+log = logging.getLogger(__name__)
+
 TOKEN = "ANOVL_SERVE_TOKEN"  # noqa: S105 -- the name of the variable
 _NEEDS = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
@@ -21,12 +23,15 @@ _NEEDS = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 def serve(
     *,
     model: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            help="NAME=MODEL or a model: a file of `anovl export`, mini, ARCH:TAG, ...; repeat for more, the first is default",
+            help="NAME=MODEL or a model: a file of `anovl export`, ARCH:TAG, ...; repeat for more; default the embedded mini.",
             allow_from_autoenv=False,
         ),
-    ],
+    ] = None,
+    arch: options.Arch = None,
+    recipe: options.RecipeName = None,
+    method: options.Method = "anovl",
     class_name: Annotated[str | None, typer.Option(help="What the images show where a request does not say it.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
@@ -45,6 +50,7 @@ def serve(
     threads: options.Threads = None,
     device: options.Device = "auto",
     dtype: options.DType = "auto",
+    cache_dir: options.CacheDir = None,
     offline: options.Offline = False,
     config: options.Config = None,
 ) -> None:
@@ -75,13 +81,26 @@ def serve(
         workers=workers,
         token=_token(token_file),
     )
-    named = parse_models(model)
+    _log_json()
+    if not model:
+        log.warning("no --model was named: serving mini, the small embedded model for trying things out")
+    named = parse_models(model or ["mini"])
     with bind(host, port) as listener:
         models = {
-            name: load_model(source, settings, device=device, dtype=dtype, threads=threads, offline=offline)
+            name: load_model(
+                source,
+                settings,
+                arch=arch,
+                recipe=recipe,
+                method=method,
+                device=device,
+                dtype=dtype,
+                threads=threads,
+                cache_dir=cache_dir,
+                offline=offline,
+            )
             for name, source in named.items()
         }
-        _log_json()
         run(Service(models, settings, versions()), listener)
 
 
