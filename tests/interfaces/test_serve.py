@@ -129,6 +129,20 @@ def test_what_it_says_of_itself(golden, golden_backbone):
     assert golden.client.ready()
 
 
+def test_mini_by_default_with_the_options_of_predict(images, tmp_path):
+    offline = anovl.AnoVL.from_pretrained("mini", recipe="paper", method="maskclip")
+    arguments = ("--recipe", "paper", "--method", "maskclip", "--cache-dir", tmp_path / "cache", "--class-name", "nut")
+    with service(*arguments) as one:
+        (got,) = one.client.predict(images[0], returns=("score", "map"))
+        own = offline.predict(images[0], "nut")
+        assert got.pred_score == pytest.approx(own.pred_score, abs=1e-5)
+        assert np.abs(got.anomaly_map - own.anomaly_map).max() < 1e-5
+        told = one.client.info()["models"]["mini"]
+        assert (told["recipe"], told["method"]) == ("paper", "maskclip")
+        assert "trying things out" in json.loads(one.log[0])["message"]
+    assert list((tmp_path / "cache").rglob("*.safetensors"))  # the class named at the start
+
+
 def test_the_log_is_json_lines(golden, images):
     golden.client.predict(images[0])
     until = time.monotonic() + 5
@@ -267,6 +281,9 @@ def anovl_serve(*arguments, env=None):
 def test_usage(tmp_path, part, monkeypatch):
     for arguments, message in (
         (["--model", "mini", "--model", "mini"], "two are called 'mini'"),
+        (["--model", part, "--recipe", "paper", "--method", "clip"], "--recipe, --method: decided when part.onnx was exported"),
+        (["--recipe", "best", "--port", "0"], "unknown recipe 'best'"),
+        (["--method", "magic", "--port", "0"], "unknown method 'magic'"),
         (["--model", "mini", "--queue-size", "2"], "would never fit"),
         (["--model", "mini", "--token-file", tmp_path / "none"], "cannot be read"),
         (["--model", part, "--class-name", "cable", "--port", "0"], "unknown class of the exported file"),
@@ -275,7 +292,6 @@ def test_usage(tmp_path, part, monkeypatch):
         done = anovl_serve(*arguments)
         assert done.exit_code == 2, done.output
         assert message in done.stderr
-    assert anovl_serve().exit_code == 2
     assert anovl_serve("--model", "mini", env={"ANOVL_SERVE_TOKEN": ""}).exit_code == 2
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     done = anovl_serve("--model", "mini")

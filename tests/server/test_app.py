@@ -6,7 +6,6 @@ import json
 import re
 import socket
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -250,44 +249,10 @@ def test_draining(serving, predict, png):
     assert "stopped before" in stopped.value["detail"]
 
 
-def bomb(width=30_000, height=30_000):
-    """A PNG of a few hundred bytes that says it is 900 megapixels."""
-
-    def chunk(kind, data):
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 9999)) + chunk(b"IEND", b"")
-
-
-FILES = {
-    "empty": (b"", 415),
-    "text": (b"not a picture", 415),
-    "html": (b"<html><script>alert(1)</script></html>", 415),
-    "svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>', 415),
-    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", 415),
-    "pdf": (b"%PDF-1.7\n", 415),
-    "zip": (b"PK\x03\x04" + bytes(60), 415),
-    "gif head": (b"GIF89a" + bytes(7), 415),
-    "jpeg head": (b"\xff\xd8\xff\xe0" + bytes(60), 415),
-    "bomb": (bomb(), 413),
-    "flat bomb": (bomb(2**31 - 1, 1), 413),
-    "no pixels": (bomb(0, 0), 415),
-    "pickle": (b"\x80\x04cos\nsystem\n", 415),
-    "npy": (b"\x93NUMPY\x01\x00", 415),
-    "tiff": (b"II*\x00\xff\xff\xff\xff", 415),
-    "webp": (b"RIFF\xff\xff\xff\xffWEBPVP8 ", 415),
-    "path": (b"/etc/passwd", 415),
-    "url": (b"http://127.0.0.1/picture.png", 415),
-}
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_files_that_are_no_pictures(shared, predict, png, name):
-    data, status = FILES[name]
-    answer = predict(shared, ("files", "good.png", png()), ("files", f"{name}.png", data))
-    assert answer.status == status
-    assert answer.value["detail"].startswith(f"{name}.png: ")
+def test_a_file_that_is_no_picture_fails_the_request(shared, predict, png):
+    answer = predict(shared, ("files", "good.png", png()), ("files", "bad.png", b"text"))
+    assert answer.status == 415
+    assert answer.value["detail"].startswith("bad.png: ")
     assert shared.model.batches == []
 
 
@@ -297,85 +262,6 @@ def test_a_truncated_picture(shared, predict):
     whole = stream.getvalue()
     for cut in range(9, len(whole) - 200, 97):
         assert predict(shared, ("files", "cut.png", whole[:cut])).status == 415
-
-
-FIELDS = [
-    ([("threshold", "1.5")], 422),
-    ([("threshold", "nan")], 422),
-    ([("threshold", "inf")], 422),
-    ([("threshold", "")], 422),
-    ([("threshold", "0.1"), ("threshold", "0.2")], 422),
-    ([("class_name", "")], 422),
-    ([("class_name", "x" * 201)], 422),
-    ([("class_name", "x" * 5000)], 413),
-    ([("class_name", "unknown")], 422),
-    ([("class_name", b"caf\xe9")], 422),
-    ([("domain", "space")], 422),
-    ([("adapt", "perhaps")], 422),
-    ([("seed", "-1")], 422),
-    ([("seed", "1e400")], 422),
-    ([("return", "everything")], 422),
-    ([("map_format", "exe")], 422),
-    ([("model", "other")], 422),
-    ([("image_url", "http://127.0.0.1/a.png")], 422),
-    ([("files", "as text")], 422),
-    ([("picture", "a.png", b"x")], 422),
-    ([("__class__", "x")], 422),
-    ([("defects", ",".join(map(str, range(17))))], 422),
-    ([(f"f{index}", "x") for index in range(65)], 400),
-    ([("defects", "x")] * 10_000, 400),
-    ([("files", "a.png", b"")] * 10_000, 413),
-]
-
-
-@pytest.mark.parametrize(("parts", "status"), FIELDS, ids=range(len(FIELDS)))
-def test_fields_that_are_refused(shared, predict, png, parts, status):
-    answer = predict(shared, ("files", "a.png", png()), *parts)
-    assert answer.status == status, answer.value
-
-
-MULTIPART = "multipart/form-data; boundary=b"
-BODIES = [
-    (None, b"x", 415),
-    ("text/plain", b"x", 415),
-    ("application/x-www-form-urlencoded", b"files=x", 415),
-    ("multipart/form-data", b"x", 400),
-    (f"multipart/form-data; boundary={'b' * 300}", b"x", 400),
-    (MULTIPART, b"", 400),
-    (MULTIPART, b"--b\r\n", 400),
-    (MULTIPART, b"--c--\r\n", 400),
-    (MULTIPART, b"--b--\r\n", 422),
-    (MULTIPART, b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\ncut', 400),
-    (MULTIPART, b"--b\r\n" + b"X: y\r\n" * 5000 + b"\r\n\r\n--b--\r\n", 400),
-    (MULTIPART, b"--b\r\nX: " + b"y" * 100_000 + b"\r\n\r\n\r\n--b--\r\n", 400),
-    (MULTIPART, b'--b\r\nContent-Disposition: form-data; name="files"; filename="\xff\xfe"\r\n\r\nx\r\n--b--\r\n', 422),
-    (MULTIPART, b"--b\r\n\r\n\r\n--b--\r\n", 422),
-    ("application/json", b"", 400),
-    ("application/json", b"{", 400),
-    ("application/json", b"[]", 422),
-    ("application/json", b"null", 422),
-    ("application/json", b"\xff\xfe{}", 400),
-    ("application/json", b"[" * 100_000, 400),
-    ("application/json", b"{}", 422),
-    ("application/json", b'{"images": []}', 422),
-    ("application/json", b'{"images": "aGk="}', 422),
-    ("application/json", b'{"images": ["!"]}', 422),
-    ("application/json", b'{"images": ["aGk"]}', 422),
-    ("application/json", b'{"images": [1]}', 422),
-    ("application/json", b'{"images": ["aGk="]}', 415),
-    ("application/json", b'{"images": ["http://127.0.0.1/"]}', 422),
-    ("application/json", b'{"images": ["aGk="], "threshold": NaN}', 422),
-    ("application/json", b'{"images": ["aGk="], "threshold": "0.5"}', 422),
-    ("application/json", b'{"images": ["aGk="], "seed": 1e3}', 422),
-    ("application/json", b'{"images": ["aGk="], "class_name": "\\ud800"}', 400),
-    ("application/json", b'{"images": [' + b'"aGk=",' * 16 + b'"aGk="]}', 413),
-]
-
-
-@pytest.mark.parametrize(("kind", "body", "status"), BODIES, ids=range(len(BODIES)))
-def test_bodies_that_are_refused(shared, kind, body, status):
-    answer = shared.ask("POST", "/v1/predict", body, {"Content-Type": kind} if kind else {})
-    assert answer.status == status, answer.value
 
 
 def test_large_bodies_are_not_read_to_the_end(serving, predict, png):
@@ -397,33 +283,6 @@ def test_pixels_are_limited(serving, predict, png):
     images = [("files", "a.png", png(9, (20, 20)))] * 3
     assert predict(server, *images).status == 200
     assert predict(server, *images, ("return", "map")).status == 413
-
-
-RAW = [
-    b"\x00\x01\x02\x03\r\n\r\n",
-    b"GET / HTTP/9.9\r\n\r\n",
-    b"GET /healthz HTTP/1.1\r\n\r\n",
-    b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
-    b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 200_000 + b"\r\n\r\n",
-    b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + b"".join(b"X%d: y\r\n" % index for index in range(20_000)) + b"\r\n",
-    b"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
-    b"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
-    b"POST /v1/predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: gzip\r\n\r\n",
-    b"GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-    b"GET http://127.0.0.1:1/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-]
-
-
-@pytest.mark.parametrize("request_bytes", RAW, ids=range(len(RAW)))
-def test_requests_that_are_no_http(shared, request_bytes):
-    with socket.create_connection(("127.0.0.1", shared.port), timeout=10) as caller:
-        try:
-            caller.sendall(request_bytes)
-            answer = caller.recv(4096)
-        except ConnectionError:
-            answer = b""  # closed while it was still sending
-    assert not answer or re.match(rb"HTTP/1.1 4\d\d ", answer), answer
-    assert shared.ask("GET", "/healthz").status == 200
 
 
 @pytest.mark.parametrize("kind", ["multipart", "json"])

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from anovl.server.settings import Settings
 
+log = logging.getLogger(__name__)
+
 TOKEN = "ANOVL_SERVE_TOKEN"  # noqa: S105 -- the name of the variable
 _NEEDS = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
@@ -29,12 +31,15 @@ _NEEDS = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 def serve(
     *,
     model: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
-            help="NAME=MODEL or a model: a file of `anovl export`, mini, ARCH:TAG, ...; repeat for more, the first is default",
+            help="NAME=MODEL or a model: a file of `anovl export`, ARCH:TAG, ...; repeat for more; default the embedded mini.",
             allow_from_autoenv=False,
         ),
-    ],
+    ] = None,
+    arch: options.Arch = None,
+    recipe: options.RecipeName = None,
+    method: options.Method = "anovl",
     class_name: Annotated[str | None, typer.Option(help="What the images show where a request does not say it.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
@@ -53,6 +58,7 @@ def serve(
     threads: options.Threads = None,
     device: options.Device = "auto",
     dtype: options.DType = "auto",
+    cache_dir: options.CacheDir = None,
     offline: options.Offline = False,
     ui: Annotated[bool, typer.Option("--ui", help="Also the page of `anovl ui`, at /ui/.")] = False,
     config: options.Config = None,
@@ -78,28 +84,40 @@ def serve(
         token=read_token(token_file),
     )
     run_service(
-        model, settings, host=host, port=port, page=ui, device=device, dtype=dtype, threads=threads, offline=offline
-    )  # fmt: skip
+        model,
+        settings,
+        address=(host, port),
+        page=ui,
+        json_log=True,
+        arch=arch,
+        recipe=recipe,
+        method=method,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        cache_dir=cache_dir,
+        offline=offline,
+    )
 
 
 def run_service(
-    sources: list[str], settings: Settings, *, host: str, port: int, page: bool, json: bool = True, **placing: Any
+    sources: list[str] | None, settings: Settings, *, address: tuple[str, int], page: bool, json_log: bool, **loading: Any
 ) -> None:
     """Load models and answer until a signal comes.
 
     Args:
-        sources: NAME=MODEL or a model, each.
-        page: with the page.
-        json: a log of JSON lines; else one line says where the page is.
-        placing: where models run; see `anovl.server.hosting.load_model`.
+        sources: NAME=MODEL or a model, each; None for mini.
+        settings: of the service.
+        address: host and port to listen on.
+        page: with the page of `anovl ui`.
+        json_log: log JSON lines; else one line says where the page is.
+        loading: how models are loaded; see `anovl.server.hosting.load_model`.
 
     Raises:
-        AnovlError: the address or a model cannot be used.
+        AnovlError: an extra is missing, or the address or a model cannot be used.
     """
-    for module in _NEEDS:
-        require_extra(module, "serve", "anovl serve")
-    if page:
-        require_extra("gradio", "ui", "the page")
+    for module in (*_NEEDS, *(["gradio"] if page else [])):
+        require_extra(module, "ui" if page else "serve", "the page" if page else "the service")
 
     from anovl.server.frame import PAGE_PATH
     from anovl.server.hosting import load_model, parse_models
@@ -107,22 +125,23 @@ def run_service(
     from anovl.server.running import serve as answer
     from anovl.server.service import Service
 
-    named = parse_models(sources)
-    with bind(host, port) as listener, _scratch(page=page) as folder:
-        models = {name: load_model(source, settings, **placing) for name, source in named.items()}
+    if json_log:
+        _log_json()
+        if not sources:
+            log.warning("no --model was named: serving mini, the small embedded model for trying things out")
+    named = parse_models(sources or ["mini"])
+    with bind(*address) as listener, _scratch(page=page) as folder:
+        models = {name: load_model(source, settings, **loading) for name, source in named.items()}
         service = Service(models, settings, versions())
 
         def add_page(app: FastAPI) -> None:
             from anovl.webui.mounting import mount
             from anovl.webui.page import Page
 
-            stop = mount(app, Page(models, settings, versions(), folder), max_bytes=settings.max_bytes)
-            service.on_stop.append(stop)
-            if not json and not is_quiet():
+            service.on_stop.append(mount(app, Page(models, settings, versions(), folder), max_bytes=settings.max_bytes))
+            if not json_log and not is_quiet():
                 typer.echo(f"anovl: open {url_of(listener)}{PAGE_PATH}/ (Ctrl-C ends it)", err=True)
 
-        if json:
-            _log_json()
         ended = answer(service, listener, add_page if page else None)
     if not ended:
         logging.shutdown()

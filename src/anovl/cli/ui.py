@@ -9,7 +9,7 @@ import typer
 
 from anovl.cli import options
 from anovl.cli.serve import TOKEN, read_token, run_service
-from anovl.errors import require_extra
+from anovl.config import MAX_IMAGE_PIXELS
 
 
 def ui(
@@ -21,6 +21,9 @@ def ui(
             allow_from_autoenv=False,
         ),
     ] = None,
+    arch: options.Arch = None,
+    recipe: options.RecipeName = None,
+    method: options.Method = "anovl",
     class_name: Annotated[str | None, typer.Option(help="What the pictures show where the visitor does not say it.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 7860,
@@ -29,12 +32,13 @@ def ui(
         typer.Option(help=f"File with a token that visitors must give as the password; or the environment's {TOKEN}."),
     ] = None,
     max_bytes: Annotated[int, typer.Option(help="Larger files are refused.", min=1)] = 64 * 2**20,
-    max_pixels: Annotated[int, typer.Option(help="Larger images are refused.", min=1)] = 178_956_970,
+    max_pixels: Annotated[int, typer.Option(help="Larger images are refused.", min=1)] = MAX_IMAGE_PIXELS,
     batch_size: options.BatchSize = 8,
     workers: options.Workers = 2,
     threads: options.Threads = None,
     device: options.Device = "auto",
     dtype: options.DType = "auto",
+    cache_dir: options.CacheDir = None,
     offline: options.Offline = False,
     config: options.Config = None,
 ) -> None:
@@ -43,9 +47,6 @@ def ui(
     The service of `anovl serve` answers beside it. Ctrl-C ends both.
     """
     del config
-    require_extra("gradio", "ui", "anovl ui")
-    require_extra("fastapi", "ui", "anovl ui")
-
     from anovl.server.settings import Settings
 
     settings = Settings(
@@ -57,6 +58,17 @@ def ui(
         token=read_token(token_file),
     )
     run_service(
-        model or ["mini"], settings, host=host, port=port, page=True, json=False,
-        device=device, dtype=dtype, threads=threads, offline=offline,
-    )  # fmt: skip
+        model,
+        settings,
+        address=(host, port),
+        page=True,
+        json_log=False,
+        arch=arch,
+        recipe=recipe,
+        method=method,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        cache_dir=cache_dir,
+        offline=offline,
+    )

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from anovl.config import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from anovl.errors import (
@@ -38,6 +39,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".dib", ".tif", ".tiff", 
 Image.init()  # registers all decoders here, once, rather than in the first threads that need one
 
 REDUCTION = 2  # what a JPEG decoded in part leaves to the resize; with 1 a score of a patch moved by 0.7, with 2 by 0.09
+
+MAX_SCANS = 500  # of a JPEG: each passes over all pixels and takes a few bytes; encoders write a dozen
 
 _CHUNK = 1 << 20
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
@@ -218,6 +221,7 @@ def _from_bytes(
         raise ImageTooLargeError(name, f"over the limit of {limits.max_pixels:,} pixels ({exc})") from exc
     with picture:
         limits.check_pixels(name, *picture.size)
+        _check_parts(picture, data, name, limits)
         if getattr(picture, "is_animated", False):
             log.warning("%s: several frames, taking the first", name)
         if reduced_for is None or not isinstance(picture, JpegImageFile):
@@ -227,6 +231,15 @@ def _from_bytes(
         reduced = _to_rgb(picture, name)
         turned = reduced.size == picture.size[::-1] and _orientation(picture) in _QUARTER_TURNS
         return reduced, (width, height) if turned else (height, width)
+
+
+def _check_parts(picture: Image.Image, data: bytes, name: str, limits: ImageLimits) -> None:
+    """Refuse an image whose parts cost far more than its pixels: tiles larger than it, scans without end."""
+    if isinstance(picture, TiffImageFile):
+        width, height = (picture.tag_v2.get(tag) or 1 for tag in (TILEWIDTH, TILELENGTH))
+        limits.check_pixels(f"{name}, its tiles", width, height)
+    elif isinstance(picture, JpegImageFile) and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise ImageDecodeError(name, f"{scans:,} scans, over the limit of {MAX_SCANS}; save it as a baseline JPEG")
 
 
 def _orientation(picture: Image.Image) -> int | None:
@@ -288,12 +301,17 @@ def _scale(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
             log.warning(
                 "%s: 16-bit values up to %d of 65535, the picture looks dark; scale 10- or 12-bit data first", name, array.max()
             )
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        wide = array.astype(np.uint32)
+        wide += 128
+        wide //= 257
+        return wide.astype(np.uint8)
     if np.issubdtype(array.dtype, np.floating):
         low, high = array.min(), array.max()
         if not (low >= 0 and high <= 1):  # also false for NaN
             raise ImageDecodeError(name, f"float pixels must lie in [0, 1], got {low:.4g}..{high:.4g}; divide by the white level")
-        return np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+        exact = array.astype(np.float64)
+        exact *= 255
+        return np.rint(exact, out=exact).astype(np.uint8)
     raise ImageDecodeError(name, f"expected bool, uint8, uint16 or float pixels, got {array.dtype}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import threading
 from collections import OrderedDict
@@ -23,6 +24,8 @@ from anovl.server.settings import Settings
 
 if TYPE_CHECKING:
     from anovl.detector import AnoVL
+
+log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
@@ -205,9 +208,13 @@ def load_model(
     source: str,
     settings: Settings,
     *,
+    arch: str | None = None,
+    recipe: str | None = None,
+    method: str = "anovl",
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
+    cache_dir: Path | None = None,
     offline: bool = False,
 ) -> Model:
     """An exported file, which imports no torch, or any model that `anovl.AnoVL.from_pretrained` knows.
@@ -215,10 +222,16 @@ def load_model(
     A blank picture of the default class is scored, so that prompts and kernels are ready and what cannot work fails here.
 
     Raises:
-        AnovlError: as `ExportedModel` or `AnoVL.from_pretrained`, or the model does not know the class or cannot compute.
+        UsageError: a recipe or the like for an exported file, or the model does not know the class.
+        AnovlError: as `ExportedModel` or `AnoVL.from_pretrained`, or the model cannot compute.
     """
     limits = ImageLimits(max_pixels=settings.max_pixels, max_bytes=settings.max_bytes)
     if is_exported(source):
+        decided = {"--arch": arch, "--recipe": recipe, "--method": method != "anovl"}
+        if given := [name for name, value in decided.items() if value]:
+            raise UsageError(
+                f"{', '.join(given)}: decided when {Path(source).name} was exported; leave it out, or export anew with it"
+            )
         exported = ExportedModel(source, device=device, dtype=dtype, threads=threads, limits=limits)
         model: Model = Exported(exported)
         _warm_up(model, settings.class_name or exported.card.classes[0])
@@ -228,7 +241,19 @@ def load_model(
     from anovl.devices import use_threads
 
     use_threads(threads)
-    detector = AnoVL.from_pretrained(source, device=device, dtype=dtype, local_files_only=offline, limits=limits)
+    detector = AnoVL.from_pretrained(
+        source,
+        arch=arch,
+        recipe=recipe,
+        method=method,
+        device=device,
+        dtype=dtype,
+        local_files_only=offline,
+        cache_dir=cache_dir,
+        limits=limits,
+    )
+    if detector.backbone.note:
+        log.warning("%s: %s", source, detector.backbone.note)
     model = Torch(detector)
     if settings.class_name is not None:
         _warm_up(model, settings.class_name)

@@ -90,7 +90,9 @@ async def read_body(request: Request, ticket: Ticket, *, max_bytes: int) -> byte
 
 
 def content_type(request: Request) -> str:
-    """The header, of a type that can be read; Problem 415 for another."""
+    """The header, of a type that can be read; Problem 415 for another, or for a body that is compressed as a whole."""
+    if (coding := request.headers.get("content-encoding", "identity").strip().lower()) != "identity":
+        raise Problem(415, f"Content-Encoding: expected none, got {coding[:MAX_FILENAME]!r}; send the body as it is")
     header = request.headers.get("content-type", "")
     if (kind := _media_type(header)) not in (MULTIPART, JSON):
         raise Problem(415, f"Content-Type: expected {MULTIPART} or {JSON}, got {kind[:MAX_FILENAME] or 'none'!r}")

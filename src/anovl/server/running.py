@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import socket
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from anovl.errors import AnovlError
+from anovl.server import frame, problems
 from anovl.server.app import MountPage, create_app
+from anovl.server.problems import Problem
 from anovl.server.service import Service
 
 log = logging.getLogger(__name__)
@@ -57,6 +61,18 @@ class _Connection(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._wait(ANSWER_S if self.transport.get_write_buffer_size() else HEADERS_S)
+
+    def send_400_response(self, msg: str) -> None:
+        """The answer to what is no HTTP; none where one is on its way already."""
+        del msg
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            own = secrets.token_hex(8)
+            answer = problems.response(Problem(400, "expected a request in HTTP/1.1 with a head of at most 64 kB"), own)
+            headers = [*answer.raw_headers, (frame.REQUEST_ID.encode(), own.encode()), (b"connection", b"close")]
+            start = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+            for event in (start, h11.Data(data=bytes(answer.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _wait(self, seconds: float) -> None:
         if self._patience is not None:
