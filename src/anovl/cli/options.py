@@ -11,9 +11,6 @@ from anovl.cli.settings import load_config
 
 Arch = Annotated[str | None, typer.Option(help="Architecture of a weight file.")]
 RecipeName = Annotated[str | None, typer.Option(help="default, paper or released; if not given, the model's own.")]
-Method = Annotated[
-    str, typer.Option(help="anovl, or a compared system: clip, transmm, maskclip, clip_surgery, winclip; docs/methods.md.")
-]
 ImageSize = Annotated[str | None, typer.Option(help="Model input size, S or HxW, if not the trained one.")]
 ClassName = Annotated[
     str | None,

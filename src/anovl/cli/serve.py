@@ -6,7 +6,8 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,7 +131,7 @@ def run_service(
         if not sources:
             log.warning("no --model was named: serving mini, the small embedded model for trying things out")
     named = parse_models(sources or ["mini"])
-    with bind(*address) as listener, _scratch(page=page) as folder:
+    with bind(*address) as listener, _scratch() if page else nullcontext(Path()) as folder:
         models = {name: load_model(source, settings, **loading) for name, source in named.items()}
         service = Service(models, settings, versions())
 
@@ -139,9 +140,10 @@ def run_service(
             from anovl.webui.page import Page
 
             service.on_stop.append(mount(app, Page(models, settings, versions(), folder), max_bytes=settings.max_bytes))
-            if not json_log and not is_quiet():
-                typer.echo(f"anovl: open {url_of(listener)}{PAGE_PATH}/ (Ctrl-C ends it)", err=True)
 
+        if not json_log and not is_quiet():
+            told = f"anovl: open {url_of(listener)}{PAGE_PATH}/ (Ctrl-C ends it)"
+            service.on_start.append(partial(typer.echo, told, err=True))
         ended = answer(service, listener, add_page if page else None)
     if not ended:
         logging.shutdown()
@@ -149,11 +151,10 @@ def run_service(
 
 
 @contextmanager
-def _scratch(*, page: bool) -> Iterator[Path]:
+def _scratch() -> Iterator[Path]:
     """A folder for what the page's visitors upload and download; gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="anovl-ui-", ignore_cleanup_errors=True) as folder:
-        if page:
-            os.environ["GRADIO_TEMP_DIR"] = folder  # gradio knows no other way
+        os.environ["GRADIO_TEMP_DIR"] = folder  # gradio knows no other way
         yield Path(folder)
 
 

@@ -58,8 +58,10 @@ class Frame:
             if self._may(scope):
                 await self.app(scope, receive, sent)
             else:
-                scheme, way = ("Basic", "the password") if self._is_page(scope) else ("Bearer", "'Authorization: Bearer TOKEN'")
-                refused = Problem(401, f"expected the service's token as {way}", {"WWW-Authenticate": f'{scheme} realm="anovl"'})
+                way, scheme = ("'Authorization: Bearer TOKEN' with the service's token", "Bearer")
+                if self._is_page(scope):
+                    way, scheme = ("the service's token as the password", 'Basic realm="anovl"')
+                refused = Problem(401, f"expected {way}", {"WWW-Authenticate": scheme})
                 await response(refused, own)(scope, receive, sent)
         except ClientDisconnect:
             sent.status = sent.status or _GONE

@@ -102,6 +102,8 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or ():
             log.info("listening", extra={"fields": {"url": url_of(listener)}})
+        for call in self._service.on_start:
+            call()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the socket, answer what was accepted."""

@@ -32,6 +32,7 @@ class Service:
 
     Attributes:
         draining: accepts nothing new.
+        on_start: called in the event loop when it listens.
         on_stop: called in the event loop when it stops, to end connections that stay open by themselves.
     """
 
@@ -48,7 +49,8 @@ class Service:
             for name, model in models.items()
         }
         self.draining = False
-        self.on_stop: list[Callable[[], None]] = []
+        self.on_start: list[Callable[[], object]] = []
+        self.on_stop: list[Callable[[], object]] = []
         self._gave_up = False
         self._pool = ThreadPoolExecutor(settings.workers, thread_name_prefix=f"{self._threads}images")
         self._running: set[asyncio.Timeout] = set()

@@ -85,6 +85,7 @@ class Shown:
 
     def __init__(self) -> None:
         self.session = gr.State(None, time_to_live=IDLE_S)
+        self.running = gr.State(None, time_to_live=IDLE_S)
         self.profile = gr.State(None)
         self.status = gr.HTML(EMPTY, elem_id="status")
         with gr.Column(visible=False) as self.result:
@@ -134,7 +135,7 @@ class Shown:
     @property
     def all(self) -> list[Any]:
         """What a run changes."""
-        changed = [self.session, self.result, self.threshold, self.pixel, self.batch, self.gallery, self.download]
+        changed = [self.session, self.running, self.result, self.threshold, self.pixel, self.batch, self.gallery, self.download]
         return [*self.drawn, *changed]
 
 

@@ -88,7 +88,7 @@ class Page:
         settings = asked.words | shown.view
         common: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         scoring = common | {"concurrency_limit": 1, "concurrency_id": "model"}
-        drawing = common | {"concurrency_limit": None, "queue": False}
+        drawing = common | {"concurrency_limit": None}
 
         def find(values: Values) -> Iterator[Changes]:
             paths = [*(values[asked.files] or ()), *(values[asked.folder] or ()), *filter(None, [values[asked.camera]])]
@@ -114,13 +114,14 @@ class Page:
                 session.select(event.index)
             return self._draw(shown, values)
 
-        def stop(values: Values) -> Changes:
-            return self._finish(shown, values)
+        def stop(running: Session | None) -> None:
+            if running is not None:
+                running.stopped = True
 
         def archive(values: Values) -> Changes:
             return self._archive(shown, values)
 
-        calibrating = [*shown.drawn, shown.threshold, shown.pixel, shown.profile]
+        calibrating = [*shown.drawn, shown.threshold, shown.pixel, shown.profile, shown.running]
         calibrating += [asked.calibrated, asked.profile_file]
         started = [asked.find.click, asked.class_name.submit]
         runs = [
@@ -130,7 +131,7 @@ class Page:
         ]
         for run in runs[:2]:
             run.then(None, js=_TO_RESULT, **common)
-        asked.stop.click(stop, shown.view, shown.all, cancels=runs, **drawing)
+        asked.stop.click(stop, shown.running, None, **drawing)
         asked.earlier.upload(load, shown.view | {asked.earlier}, calibrating, **drawing)
         moved = [control.input for control in (shown.threshold, shown.pixel, shown.opacity, shown.contours, shown.boxes)]
         gr.on(moved, redraw, shown.view, shown.drawn, trigger_mode="always_last", **drawing)
@@ -177,7 +178,7 @@ class Page:
                 raise UsageError("Choose pictures, a folder or a photo first, or take an example.")
             session = self._session(asked, values)
             values[shown.session] = session
-            yield {shown.session: session}
+            yield {shown.session: session, shown.running: session}
             for changes in self._run(session, items):
                 yield {shown.status: changes}
             yield self._finish(shown, values)
@@ -266,8 +267,11 @@ class Page:
             if not items:
                 raise UsageError("Choose some good pictures of the same thing first; 19 or more keep 5 % false alarms.")
             session = self._session(asked, values)
+            yield {shown.running: session}
             for changes in self._run(session, items):
                 yield {asked.calibrated: changes}
+            if session.stopped:
+                raise UsageError("Stopped; the thresholds are as before.")
             pairs = [(found.pred_score, found.peak) for found in session.found]
             profile = calibration.calibrate(pairs, session.origin, fpr=float(values[asked.rate]))
             yield self._use_profile(asked, shown, values, profile, views.failures(session))

@@ -111,6 +111,7 @@ class Session:
         found: in the order of the source.
         failed: (name, reason) of images that could not be used.
         selected: the one that is looked at.
+        stopped: set to end the run after the picture that is at hand.
     """
 
     job: Job
@@ -118,6 +119,7 @@ class Session:
     found: list[Found] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     selected: Found | None = None
+    stopped: bool = False
     _looked_at: tuple[Found, Prediction, Image.Image] | None = None
 
     def run(self, items: Iterable[SourceItem], *, batch_size: int, workers: int) -> Generator[int]:
@@ -130,6 +132,8 @@ class Session:
                 else:
                     self.failed.append((outcome.item.key, _reason(outcome.error)))
                 yield len(self.found) + len(self.failed)
+                if self.stopped:
+                    break
 
     @property
     def origin(self) -> Origin:
