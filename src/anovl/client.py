@@ -55,6 +55,8 @@ class ServedPrediction:
     pred_score: float
     pred_label: bool
     threshold: float
+    pixel_threshold: float
+    calibrated: bool
     map_size: tuple[int, int]
     regions: list[Region] | None
     anomaly_map: FloatArray | None = field(repr=False)
@@ -215,6 +217,8 @@ def _prediction(row: dict[str, Any]) -> ServedPrediction:
         pred_score=row["pred_score"],
         pred_label=row["pred_label"],
         threshold=row["threshold"],
+        pixel_threshold=row["pixel_threshold"],
+        calibrated=row["calibrated"],
         map_size=tuple(row["map_size"]),
         regions=None if regions is None else [_region(region) for region in regions],
         anomaly_map=None if encoded is None else _map(base64.b64decode(encoded)),

@@ -256,6 +256,35 @@ print([m for m in ("torch", "open_clip", "onnx") if m in sys.modules])
         assert one.process.wait(10) == 0
 
 
+def test_profiles(part, images, golden_name, detector, tmp_path):
+    profiles = {"leather": anovl.ExportedModel(part).calibrate(images[:9], "leather", fpr=0.1)}
+    profiles["nut"] = detector.calibrate(images[:9], "nut", fpr=0.1)
+    for name, profile in profiles.items():
+        profile.save(tmp_path / f"{name}.json")
+    given = ("--profile", tmp_path / "leather.json", "--profile", f"golden={tmp_path / 'nut.json'}")
+    with service("--model", part, "--model", f"golden={golden_name}", *given) as one:
+        for model, name in (("part", "leather"), ("golden", "nut")):
+            (got,) = one.client.predict(images[20], name, model=model)
+            expected = profiles[name]
+            assert (got.threshold, got.pixel_threshold) == (expected.image_threshold, expected.pixel_threshold)
+            assert got.calibrated
+            assert got.pred_label == (got.pred_score >= expected.image_threshold)
+            assert all(region.peak >= expected.pixel_threshold for region in got.regions)
+            (other,) = one.client.predict(images[20], "metal nut", model=model)
+            assert not other.calibrated
+        with pytest.raises(anovl.ServiceError, match=r"422: profile: made for .*adaptation"):
+            one.client.predict(images[0], "nut", model="golden", adapt=True)
+        (own,) = one.client.predict(images[0], "nut", model="golden", threshold=0.3)
+        assert (own.threshold, own.pixel_threshold, own.calibrated) == (0.3, 0.3, False)
+    for wrong, message in (
+        ([f"other={tmp_path / 'nut.json'}"], "unknown --profile: model 'other'"),
+        ([tmp_path / "none.json"], "the profile cannot be read"),
+        ([tmp_path / "leather.json"] * 2, "two for 'leather' of part"),
+    ):
+        done = anovl_serve("--model", part, "--port", 0, *(text for path in wrong for text in ("--profile", path)))
+        assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
+
+
 def test_two_models_and_a_restart_after_a_kill(part, golden_name, images):
     with service("--model", f"a={part}", "--model", f"b={golden_name}", "--class-name", "leather") as one:
         scores = [one.client.predict(images[0], model=name)[0].pred_score for name in (None, "a", "b")]

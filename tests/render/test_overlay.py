@@ -11,6 +11,7 @@ from anovl.render.overlay import (
     MAX_SIDE,
     MIN_SIDE,
     TRUTH,
+    blend,
     colourise,
     contour,
     display_size,
@@ -172,3 +173,15 @@ def test_colour_bar(height):
     assert cold.any()
     assert np.flatnonzero(hot).max() < np.flatnonzero(cold).min()  # hot on top
     assert np.flatnonzero(cold).min() - np.flatnonzero(hot).min() > 100
+
+
+def test_blend_shows_the_picture_alone_where_nothing_is_to_be_drawn():
+    picture = Image.new("RGB", (40, 20), (90, 120, 30))
+    one = make(np.full((10, 20), 0.9))
+    assert np.array_equal(np.asarray(blend(picture, one, opacity=0, contours=False)), np.asarray(picture))
+    hot, framed = (np.asarray(blend(picture, one, contours=contours)).astype(int) for contours in (False, True))
+    assert hot[10, 20, 0] > 150  # red over the green
+    assert (framed[0, :] == 255).all()
+    assert (framed[5:15, 5:35] == hot[5:15, 5:35]).all()
+    half = np.asarray(blend(picture, one, opacity=0.35, contours=False)).astype(int)
+    assert np.abs(half - (hot + np.asarray(picture)) / 2).max() <= 2

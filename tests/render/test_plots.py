@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anovl.errors import UsageError
-from anovl.render.plots import Line, Plot, _ticks
+from anovl.render.plots import _BARS, Histogram, Line, Plot, _ticks
 
 DIAGONAL = Line("a & b", np.array([[0.0, 0.0], [1.0, 1.0]]))
 
@@ -59,3 +59,15 @@ def test_ticks_are_round_and_inside(low, high):
 def test_points_of_another_shape_are_refused(points):
     with pytest.raises(UsageError, match=r"finite points \[K, 2\]"):
         Line("a", points)
+
+
+def test_a_histogram_counts_on_both_sides_of_the_threshold():
+    text = Histogram("Scores <i>", np.array([0.1, 0.1, 0.5, 0.9]), 0.5, bins=8).svg()
+    root = ET.fromstring(text)  # noqa: S314 - our own text
+    bars = [(node.attrib["fill"], float(node.attrib["height"])) for node in root if node.tag.endswith("rect")]
+    low, high = [height for fill, height in bars if fill == _BARS["below"]], [h for fill, h in bars if fill == _BARS["over"]]
+    assert len(low) == 1
+    assert len(high) == 2
+    assert low[0] == pytest.approx(2 * high[0], abs=0.1)
+    assert root.attrib["aria-label"] == "Scores <i>: 4 scores from 0.1 to 0.9, 2 at or over the threshold 0.5"
+    assert Histogram("one value", np.array([0.5, 0.5]), 0.5).svg().count("<rect") == 1

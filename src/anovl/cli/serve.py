@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,13 @@ def serve(
     arch: options.Arch = None,
     recipe: options.RecipeName = None,
     method: options.Method = "anovl",
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=FILE, or a file of `anovl calibrate` for the first model; its thresholds for its class; repeat for more.",
+            allow_from_autoenv=False,
+        ),
+    ] = None,
     class_name: Annotated[str | None, typer.Option(help="What the images show where a request does not say it.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
@@ -90,6 +97,7 @@ def serve(
         address=(host, port),
         page=ui,
         json_log=True,
+        profiles=profile or [],
         arch=arch,
         recipe=recipe,
         method=method,
@@ -102,7 +110,14 @@ def serve(
 
 
 def run_service(
-    sources: list[str] | None, settings: Settings, *, address: tuple[str, int], page: bool, json_log: bool, **loading: Any
+    sources: list[str] | None,
+    settings: Settings,
+    *,
+    address: tuple[str, int],
+    page: bool,
+    json_log: bool,
+    profiles: Sequence[str] = (),
+    **loading: Any,
 ) -> None:
     """Load models and answer until a signal comes.
 
@@ -112,6 +127,7 @@ def run_service(
         address: host and port to listen on.
         page: with the page of `anovl ui`.
         json_log: log JSON lines; else one line says where the page is.
+        profiles: NAME=FILE or a file, each.
         loading: how models are loaded; see `anovl.server.hosting.load_model`.
 
     Raises:
@@ -121,7 +137,7 @@ def run_service(
         require_extra(module, "ui" if page else "serve", "the page" if page else "the service")
 
     from anovl.server.frame import PAGE_PATH
-    from anovl.server.hosting import load_model, parse_models
+    from anovl.server.hosting import load_model, parse_models, parse_profiles
     from anovl.server.running import bind, url_of
     from anovl.server.running import serve as answer
     from anovl.server.service import Service
@@ -131,8 +147,9 @@ def run_service(
         if not sources:
             log.warning("no --model was named: serving mini, the small embedded model for trying things out")
     named = parse_models(sources or ["mini"])
+    calibrated = parse_profiles(profiles, named)
     with bind(*address) as listener, _scratch() if page else nullcontext(Path()) as folder:
-        models = {name: load_model(source, settings, **loading) for name, source in named.items()}
+        models = {name: load_model(source, settings, profiles=calibrated[name], **loading) for name, source in named.items()}
         service = Service(models, settings, versions())
 
         def add_page(app: FastAPI) -> None:

@@ -46,6 +46,9 @@ class Row(BaseModel):
     patch_scores_std: float | None
     pred_label: bool
     threshold: float
+    pixel_threshold: float
+    calibrated: bool = Field(description="the thresholds are those of a profile")
+    probability: float | None = Field(description="of a defect, where the profile has a temperature")
     map_size: list[int] = Field(description="height, width")
     timings_ms: dict[str, float]
     regions: list[RegionRow] = []

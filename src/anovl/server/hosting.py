@@ -7,7 +7,7 @@ import logging
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from anovl.data.images import ImageLimits
 from anovl.engine.artefact import is_exported
 from anovl.engine.runtime import ExportedModel
 from anovl.errors import UsageError, suggest
+from anovl.profiles import Profile
 from anovl.server.batching import Batcher, Job
 from anovl.server.settings import Settings
 
@@ -59,10 +60,11 @@ class Model(Protocol):
 
 
 class Exported:
-    """A file of `anovl export`; no torch."""
+    """A file of `anovl export`, and profiles by their class; no torch."""
 
-    def __init__(self, model: ExportedModel) -> None:
+    def __init__(self, model: ExportedModel, profiles: Mapping[str, Profile] | None = None) -> None:
         self.model = model
+        self.profiles = profiles or {}
 
     @property
     def note(self) -> str:
@@ -76,7 +78,9 @@ class Exported:
             raise UsageError(f"{', '.join(decided)}: decided when the model's file was exported; leave it out")
         if words.adapt and self.model.card.seed is None:
             raise UsageError("adapt: the model's file was exported without the adaptation; export it with --adapt")
-        return self.model.job(words.class_name)
+        class_name = self.model.card.classes[self.model.card.index(words.class_name)]
+        profile = self.profiles.get(class_name)
+        return (self.model if profile is None else self.model.with_profile(profile)).job(class_name)
 
     def describe(self) -> dict[str, Any]:
         """As the protocol says."""
@@ -94,10 +98,11 @@ class Exported:
 
 
 class Torch:
-    """A CLIP in torch; any class."""
+    """A CLIP in torch, any class, and profiles by their class."""
 
-    def __init__(self, detector: AnoVL) -> None:
+    def __init__(self, detector: AnoVL, profiles: Mapping[str, Profile] | None = None) -> None:
         self.detector = detector
+        self.profiles = profiles or {}
 
     @property
     def note(self) -> str:
@@ -112,8 +117,10 @@ class Torch:
             raise UsageError("class_name: expected what the images show, such as 'metal nut'")
         if words.seed and not words.adapt:
             raise UsageError("seed: needs adapt; without it nothing is drawn at random")
+        profile = self.profiles.get(words.class_name)
+        detector = self.detector if profile is None else self.detector.with_profile(profile)
         return Stacked(
-            self.detector.job(words.class_name, domain=words.domain, defects=words.defects, adapt=words.adapt, seed=words.seed)
+            detector.job(words.class_name, domain=words.domain, defects=words.defects, adapt=words.adapt, seed=words.seed)
         )
 
     def describe(self) -> dict[str, Any]:
@@ -204,6 +211,26 @@ def parse_models(texts: list[str]) -> dict[str, str]:
     return found
 
 
+def parse_profiles(texts: Sequence[str], models: Collection[str]) -> dict[str, dict[str, Profile]]:
+    """{model: {class: profile}} from "NAME=FILE", or a file alone, which is for the first model.
+
+    Raises:
+        UsageError: a file is no profile, there is no such model, or two are for one class.
+    """
+    found: dict[str, dict[str, Profile]] = {name: {} for name in models}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not _NAME.fullmatch(name):
+            name, path = next(iter(models)), text
+        if name not in found:
+            raise UsageError(suggest("--profile: model", name, models))
+        profile = Profile.load(path)
+        if profile.origin.class_name in found[name]:
+            raise UsageError(f"--profile: two for {profile.origin.class_name!r} of {name}; leave one out")
+        found[name][profile.origin.class_name] = profile
+    return found
+
+
 def load_model(
     source: str,
     settings: Settings,
@@ -216,6 +243,7 @@ def load_model(
     threads: int | None = None,
     cache_dir: Path | None = None,
     offline: bool = False,
+    profiles: Mapping[str, Profile] | None = None,
 ) -> Model:
     """An exported file, which imports no torch, or any model that `anovl.AnoVL.from_pretrained` knows.
 
@@ -233,9 +261,8 @@ def load_model(
                 f"{', '.join(given)}: decided when {Path(source).name} was exported; leave it out, or export anew with it"
             )
         exported = ExportedModel(source, device=device, dtype=dtype, threads=threads, limits=limits)
-        model: Model = Exported(exported)
-        _warm_up(model, settings.class_name or exported.card.classes[0])
-        return model
+        _warm_up(Exported(exported), settings.class_name or exported.card.classes[0])
+        return _checked(Exported(exported, profiles))
 
     from anovl.detector import AnoVL
     from anovl.devices import use_threads
@@ -254,10 +281,20 @@ def load_model(
     )
     if detector.backbone.note:
         log.warning("%s: %s", source, detector.backbone.note)
-    model = Torch(detector)
     if settings.class_name is not None:
-        _warm_up(model, settings.class_name)
+        _warm_up(Torch(detector), settings.class_name)
     detector.keep_texts_in_memory()
+    return _checked(Torch(detector, profiles))
+
+
+def _checked(model: Torch | Exported) -> Model:
+    """The model; a profile that plain requests will not fit is told of in the log."""
+    for class_name, profile in model.profiles.items():
+        seeds = profile.origin.seeds
+        try:
+            model.job(Words(class_name=class_name, adapt=bool(seeds), seed=seeds[0] if seeds else 0))
+        except UsageError as exc:
+            log.warning("%s", exc)
     return model
 
 

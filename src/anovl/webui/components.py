@@ -56,7 +56,7 @@ class Asked:
         with gr.Row():
             self.find = gr.Button("Find defects", variant="primary", elem_id="find")
             self.stop = gr.Button("Stop", elem_id="stop")
-        self.note = gr.HTML(views.note(note))
+        self.note = gr.HTML(note)
         gr.HTML("<h2>Examples</h2>")
         self.examples = _gallery("Examples", examples, elem_id="examples")
         with gr.Accordion("Calibrate from good pictures", open=False, elem_id="calibration"):

@@ -13,6 +13,7 @@ from PIL import Image
 
 from anovl import calibration
 from anovl.config import DEFAULT_THRESHOLD
+from anovl.data.images import SUFFIXES
 from anovl.data.sources import SourceItem
 from anovl.data.synthetic import draw
 from anovl.errors import AnovlError, UsageError
@@ -77,7 +78,7 @@ class Page:
                 with gr.Column(scale=2, min_width=300):
                     names = list(self.models)
                     tiles = [views.Tile(one.picture, (one.class_name, one.defect or "good")) for one in self.examples]
-                    asked = Asked(names, self.settings.class_name, self.models[names[0]].note, tiles)
+                    asked = Asked(names, self.settings.class_name, self._note(names[0]), tiles)
                 with gr.Column(scale=5, min_width=320):
                     shown = Shown()
             self._connect(asked, shown)
@@ -91,7 +92,8 @@ class Page:
         drawing = common | {"concurrency_limit": None}
 
         def find(values: Values) -> Iterator[Changes]:
-            paths = [*(values[asked.files] or ()), *(values[asked.folder] or ()), *filter(None, [values[asked.camera]])]
+            folder = [path for path in values[asked.folder] or () if Path(path).suffix.lower() in SUFFIXES]
+            paths = [*(values[asked.files] or ()), *folder, *filter(None, [values[asked.camera]])]
             yield from self._find(asked, shown, values, named(paths))
 
         def example(values: Values, event: gr.EventData) -> Iterator[Changes]:
@@ -138,7 +140,12 @@ class Page:
         shown.gallery.select(select, shown.view, shown.drawn, **drawing)
         made = shown.download.click(archive, shown.view, shown.archive, **common)
         made.success(None, js="() => document.querySelector('#archive')?.click()", **common)
-        asked.model.change(lambda name: views.note(self.models[name].note), asked.model, asked.note, **drawing)
+        asked.model.change(self._note, asked.model, asked.note, **drawing)
+
+    def _note(self, name: str) -> str:
+        """A word about a model."""
+        note = self.models[name].note
+        return views.note(f"{name}: {note}.") if note else ""
 
     def _model(self, name: str, recipe: str) -> Model:
         """A model under a recipe.

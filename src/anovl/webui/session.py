@@ -159,7 +159,7 @@ class Session:
         return sorted(self.found, key=lambda found: -found.pred_score)
 
     def look(self) -> tuple[Prediction, Image.Image]:
-        """The selected image's prediction with its whole map, and its picture of at most 1024 px; nothing is scored again.
+        """The selected image's prediction with its whole map, and its picture of 512 to 1024 px; nothing is scored again.
 
         Raises:
             UsageError: nothing is selected.
@@ -170,7 +170,8 @@ class Session:
             raise UsageError("select a picture first")
         if self._looked_at is None or self._looked_at[0] is not found:
             picture = self._picture(found)
-            picture.thumbnail((PANEL, PANEL))
+            scale = min(max(*picture.size, PANEL // 2), PANEL) / max(picture.size)  # a small one is enlarged
+            picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
             self._looked_at = (found, self._prediction(found), picture)
         return self._looked_at[1:]
 

@@ -68,7 +68,7 @@ def problem(text: str) -> str:
 
 def note(text: str) -> str:
     """Something to know."""
-    return f'<p class="note">{escape(text)}</p>' if text else ""
+    return f'<p class="note">{escape(text)}</p>'
 
 
 def calibrated(profile: Profile, differences: Sequence[str]) -> str:
@@ -140,12 +140,13 @@ def framed(picture: Image.Image, prediction: Prediction, regions: Sequence[Regio
     draw = ImageDraw.Draw(drawn)
     down, across = prediction.anomaly_map.shape
     x_scale, y_scale = picture.width / across, picture.height / down
-    line = max(2, max(picture.size) // 160)
-    font = ImageFont.load_default(max(12, max(picture.size) // 24))
+    line = max(2, max(picture.size) // 200)
+    height = max(8, *(side // 24 for side in picture.size))
+    font = ImageFont.load_default(height)
     for number, region in reversed(list(enumerate(regions[:LISTED], 1))):
         left, top, right, bottom = region.box
         box = (left * x_scale, top * y_scale, max(right * x_scale - 1, left * x_scale), max(bottom * y_scale - 1, top * y_scale))
         draw.rectangle(box, outline=_FRAME, width=line)
-        spot = (box[0] + 2 * line, box[1] + line)
-        draw.text(spot, str(number), fill=_FRAME, font=font, stroke_width=max(1, line), stroke_fill=_SHADOW)
+        spot = (box[0], box[1] - line) if box[1] > 2 * height else (box[0], box[3] + line + height)  # above, or under
+        draw.text(spot, str(number), fill=_FRAME, font=font, anchor="lb", stroke_width=2, stroke_fill=_SHADOW)
     return drawn

@@ -1,0 +1,97 @@
+"""The words of the page: what is told, and that nothing of a visitor's becomes markup."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anovl.results import Prediction
+from anovl.webui import views
+from anovl.webui.mounting import _names_address
+
+
+def prediction(**changes):
+    values = np.zeros((20, 30), np.float32)
+    values[2:5, 3:9] = 0.9
+    values[10:12, 20:21] = 0.7
+    return Prediction(
+        image_path=None,
+        image_size=(20, 30),
+        class_name="<b>nut</b>",
+        pred_score=0.8,
+        anomaly_map=values,
+        patch_scores=values[:2, :2],
+        **changes,
+    )
+
+
+def found(*scores):
+    return [SimpleNamespace(pred_score=score, name="n") for score in scores]
+
+
+def test_the_verdict_tells_decision_thresholds_and_area():
+    one = prediction(threshold=0.5, pixel_threshold=0.6)
+    text = views.verdict("<img src=x>", one, one.regions())
+    assert 'class="verdict anomalous"' in text
+    assert "score 0.800, threshold 0.500, not calibrated" in text
+    assert "2 regions, 3.33% of the picture marked at 0.600" in text
+    assert "<img" not in text
+    assert "<b>" not in text
+    assert ", calibrated" in views.verdict("a", prediction(calibrated=True), [])
+    assert 'class="verdict normal"' in views.verdict("a", prediction(threshold=0.81), [])
+
+
+def test_names_and_reasons_are_escaped():
+    session = SimpleNamespace(failed=[("<script>x</script>", "<i>")] * 25, found=[])
+    text = views.failures(session)
+    assert "<script>" not in text
+    assert "25 files could not be read" in text
+    assert "and 5 more" in text
+    assert views.failures(SimpleNamespace(failed=[])) == ""
+    assert "<" not in re.sub(r"</?(div|p)[^>]*>", "", views.problem("<i>a</i>"))
+    assert "<i>" not in views.gallery("<i>", [views.Tile(Image.new("RGB", (4, 4)), ("<i>a", "b"))])
+
+
+def test_counts_and_histogram_are_of_batches():
+    batch = SimpleNamespace(found=found(0.1, 0.5, 0.9))
+    assert "<strong>3 pictures</strong>, 2 anomalous, 1 normal" in views.counts(batch, 0.5)
+    assert views.counts(SimpleNamespace(found=found(0.1)), 0.5) == views.histogram(found(0.1), 0.5) == ""
+    assert "3 scores from 0.1 to 0.9, 2 at or over the threshold 0.5" in views.histogram(batch.found, 0.5)
+
+
+def test_the_table_lists_the_regions_by_their_numbers():
+    regions = prediction(threshold=0.5).regions()
+    text = views.region_table(regions)
+    assert re.findall(r"<td>([^<]*)</td>", text) == ["3", "2", "9", "5", "18", "0.900", "20", "10", "21", "12", "2", "0.700"]
+    assert "No pixel" in views.region_table([])
+    assert "and 5 more" in views.region_table(regions[:1] * 25)
+
+
+@pytest.mark.parametrize("size", [(30, 20), (600, 400), (1, 1)])
+def test_boxes_are_drawn_where_the_regions_are(size):
+    one = prediction(threshold=0.5)
+    picture = Image.new("RGB", size, (90, 90, 90))
+    drawn = np.asarray(views.framed(picture, one, one.regions()))
+    assert drawn.shape[:2] == size[::-1]
+    assert np.asarray(picture).min() == 90  # a copy
+    if size == (600, 400):
+        yellow = (drawn == (255, 214, 10)).all(axis=-1)
+        assert yellow[40, 60:180].all()  # the upper edge of the first region, twenty times as large
+        assert not yellow[45:95, 70:170].any()
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b'{"data": [{"path": "http://a/b.png"}]}', True),
+        (b'{"data": [[{"a": {"path": "ftp://a"}}]]}', True),
+        (b'{"data": [{"path": "/tmp/x.png", "url": "http://own/x.png"}]}', False),
+        (b'[1, null, "http://a"]', False),
+        (b"not JSON http://a", False),
+        (b"[" * 100_000, False),
+    ],
+)
+def test_addresses_are_noticed(body, expected):
+    assert _names_address(body) is expected
