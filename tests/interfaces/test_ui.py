@@ -31,6 +31,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 if CHROMIUM is None and not os.environ.get("CI"):
     pytest.skip("no Chromium (Debian: apt-get install chromium)", allow_module_level=True)
 
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 CLASS = "#class-name input, #class-name textarea"
 
 
@@ -69,7 +70,7 @@ def served(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *CAMERA])
         yield browser
         browser.close()
 
@@ -226,6 +227,36 @@ def test_a_batch_a_broken_file_and_the_download(opened, pictures, tmp_path):
         assert (row["threshold"], row["pixel_threshold"]) == (0.6, 0.5)
     assert [one["image_path"] for one in table] == [row["image_path"] for row in rows]
     assert (run["settings"]["class_name"], run["settings"]["model"], run["settings"]["threshold"]) == ("pill", "mini", 0.6)
+
+
+def test_a_folder(opened, pictures, tmp_path):
+    for number, path in enumerate(pictures.bad[:3]):
+        inner = tmp_path / "parts" / f"{number}"
+        inner.mkdir(parents=True)
+        shutil.copy(path, inner / "part.png")  # the same name in three folders
+    (tmp_path / "parts" / "notes.txt").write_text("no picture")
+    page = opened()
+    page.click("button[role=tab] >> text=Folder")
+    page.set_input_files("#folder input[type=file]", tmp_path / "parts")
+    expect(page.locator("#folder .file-preview tr")).to_have_count(4, timeout=20_000)
+    page.fill(CLASS, "pill")
+    page.click("#find")
+    expect(page.locator("#gallery button")).to_have_count(3, timeout=30_000)
+    assert sorted(page.locator("#gallery button span:last-of-type").all_inner_texts()) == ["part-2.png", "part-3.png", "part.png"]
+    assert page.locator("#status [role=alert]").count() == 0  # notes.txt is passed over, as `anovl predict` does
+
+
+def test_a_photo(opened):
+    page = opened(permissions=["camera"])
+    page.click("button[role=tab] >> text=Camera")
+    page.click("#camera >> text=/access webcam/i")
+    page.wait_for_function("document.querySelector('#camera video')?.videoWidth > 0", timeout=20_000)
+    page.click("#camera button[aria-label*='capture' i]")
+    page.wait_for_selector("#camera img", timeout=20_000)
+    page.fill(CLASS, "circle")
+    page.click("#find")
+    page.wait_for_selector(".verdict", timeout=30_000)
+    assert page.locator("#mask img").is_visible()
 
 
 def test_calibration(opened, pictures, tmp_path):

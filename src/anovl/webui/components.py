@@ -36,7 +36,9 @@ class Asked:
             with gr.Tab("Folder"):
                 self.folder = gr.File(label="Folder", file_count="directory", height=150, elem_id="folder")
             with gr.Tab("Camera"):
-                self.camera = gr.Image(label="Camera", sources=["webcam"], type="filepath", format="png", height=260)
+                self.camera = gr.Image(
+                    label="Camera", sources=["webcam"], type="filepath", format="png", height=260, elem_id="camera"
+                )
         self.class_name = gr.Textbox(
             class_name or "",
             label="What do the pictures show?",

@@ -141,7 +141,7 @@ def framed(picture: Image.Image, prediction: Prediction, regions: Sequence[Regio
     down, across = prediction.anomaly_map.shape
     x_scale, y_scale = picture.width / across, picture.height / down
     line = max(2, max(picture.size) // 200)
-    height = max(8, *(side // 24 for side in picture.size))
+    height = max(8, *(side // 18 for side in picture.size))
     font = ImageFont.load_default(height)
     for number, region in reversed(list(enumerate(regions[:LISTED], 1))):
         left, top, right, bottom = region.box
