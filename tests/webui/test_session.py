@@ -1,5 +1,6 @@
 """What a visitor's run keeps: scores, never maps; thresholds and drawing without the model."""
 
+import io
 import json
 import zipfile
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 from anovl.engine.local import Stacked
 from anovl.errors import ImageError, UsageError
-from anovl.webui.session import PANEL, TILE, Session, Thresholds, decided, named
+from anovl.webui.session import PANEL, TILE, Looks, Session, Thresholds, decided, named
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def session(detector):
-    return Session(Stacked(detector.job("nut")), {"class_name": "nut"})
+    return Session(Stacked(detector.job("nut")), {"class_name": "nut"}, Looks())
 
 
 def run(session, paths, batch_size=2):
@@ -37,7 +38,7 @@ def test_scores_and_maps_are_those_of_the_detector(session, pictures, detector):
         own = detector.predict(pictures[int(found.name[0])], "nut")
         assert found.pred_score == pytest.approx(own.pred_score, abs=1e-5)
         assert found.peak == pytest.approx(own.anomaly_map.max(), abs=1e-5)
-        assert max(found.tile.size) <= TILE
+        assert max(Image.open(io.BytesIO(found.tile)).size) <= TILE
         session.select(place)
         looked, picture = session.look()
         assert np.abs(looked.anomaly_map - own.anomaly_map).max() < 1e-5
@@ -56,6 +57,22 @@ def test_looking_scores_nothing(session, pictures, monkeypatch):
         session.select(place)
         assert session.look()[0].anomaly_map.shape == session.selected.size
     assert session.selected is session.ranked[0]
+
+
+def test_maps_that_are_looked_at_take_bounded_memory(session, pictures, monkeypatch):
+    run(session, pictures)
+    made = []
+    look = Session._look
+    monkeypatch.setattr(Session, "_look", lambda self, found: made.append(found.name) or look(self, found))
+    session.looks = Looks(most_bytes=4 * 300 * 500 + 4 * 60 * 40)  # the second picture and the first, no other beside them
+    for name in ("0.png", "1.png", "0.png", "1.png", "3.png", "1.png", "0.png"):
+        session.selected = next(found for found in session.found if found.name == name)
+        assert session.look()[0].anomaly_map.shape == session.selected.size
+    assert made == ["0.png", "1.png", "3.png", "1.png", "0.png"]
+    session.looks = Looks(most_bytes=1)
+    session.look()
+    session.look()
+    assert made[5:] == ["0.png", "0.png"]
 
 
 def test_other_thresholds_are_other_decisions(session, pictures):

@@ -23,7 +23,7 @@ from anovl.server.hosting import Model, Torch, Words, pick
 from anovl.server.settings import Settings
 from anovl.webui import views
 from anovl.webui.components import DOMAINS, EMPTY, IDLE_S, OWN_RECIPE, Asked, Shown
-from anovl.webui.session import PANEL, Session, Thresholds, decided, named
+from anovl.webui.session import PANEL, Looks, Session, Thresholds, decided, jpeg, named, reason
 
 EXAMPLES = (
     ("metal nut", "scratch", 3),
@@ -68,6 +68,7 @@ class Page:
             _Example(name, kind, Image.fromarray(draw(name, seed, defect=kind).image)) for name, kind, seed in EXAMPLES
         ]
         self._by_recipe: dict[tuple[str, str], Model] = {}
+        self._looks = Looks()
 
     def build(self) -> gr.Blocks:
         """The page, for `gr.mount_gradio_app`."""
@@ -77,7 +78,7 @@ class Page:
             with gr.Row(equal_height=False):
                 with gr.Column(scale=2, min_width=300):
                     names = list(self.models)
-                    tiles = [views.Tile(one.picture, (one.class_name, one.defect or "good")) for one in self.examples]
+                    tiles = [views.Tile(jpeg(one.picture), (one.class_name, one.defect or "good")) for one in self.examples]
                     asked = Asked(names, self.settings.class_name, self._note(names[0]), tiles)
                 with gr.Column(scale=5, min_width=320):
                     shown = Shown()
@@ -176,7 +177,7 @@ class Page:
         words = Words(class_name=class_name, domain=domain, defects=defects, adapt=bool(values[asked.adapt]))
         model = self._model(values[asked.model], values[asked.recipe])
         told = {"model": values[asked.model], **model.describe(), **asdict(words)}
-        return Session(model.job(words), told)
+        return Session(model.job(words), told, self._looks)
 
     def _find(self, asked: Asked, shown: Shown, values: Values, items: Sequence[SourceItem]) -> Iterator[Changes]:
         """Score pictures, telling how far it is; then show them."""
@@ -190,7 +191,7 @@ class Page:
                 yield {shown.status: changes}
             yield self._finish(shown, values)
         except AnovlError as exc:
-            yield _hidden(shown) | {shown.status: views.problem(str(exc))}
+            yield _hidden(shown) | {shown.status: views.problem(reason(exc))}
 
     def _run(self, session: Session, items: Sequence[SourceItem]) -> Iterator[str]:
         """Score; how far it is, after each picture."""
@@ -238,7 +239,8 @@ class Page:
         image, pixel = float(values[shown.threshold]), float(values[shown.pixel])
         profile: Profile | None = values[shown.profile]
         if profile is not None and not profile.origin.differences(session.origin):
-            near = 1 / STEPS  # what a slider may round
+            low, high = session.score_range()
+            near = (high - low) / STEPS  # what a slider may round
             if abs(image - profile.image_threshold) <= near and abs(pixel - profile.pixel_threshold) <= near:
                 return Thresholds(profile.image_threshold, profile.pixel_threshold, calibrated=True)
         return Thresholds(image, pixel)
@@ -252,7 +254,7 @@ class Page:
         try:
             looked, picture = session.look()
         except AnovlError as exc:
-            return {shown.status: views.problem(str(exc))}
+            return {shown.status: views.problem(reason(exc))}
         prediction = decided(looked, thresholds)
         regions = prediction.regions()
         mask = mask_image(prediction)
@@ -283,16 +285,14 @@ class Page:
             profile = calibration.calibrate(pairs, session.origin, fpr=float(values[asked.rate]))
             yield self._use_profile(asked, shown, values, profile, views.failures(session))
         except AnovlError as exc:
-            yield {asked.calibrated: views.problem(str(exc))}
+            yield {asked.calibrated: views.problem(reason(exc))}
 
     def _load_profile(self, asked: Asked, shown: Shown, values: Values) -> Changes:
         """A profile from a file."""
         try:
             return self._use_profile(asked, shown, values, Profile.load(values[asked.earlier]), "")
         except AnovlError as exc:
-            return {
-                asked.calibrated: views.problem(str(exc).replace(str(values[asked.earlier]), Path(values[asked.earlier]).name))
-            }
+            return {asked.calibrated: views.problem(str(exc).removeprefix(f"{values[asked.earlier]}: "))}
 
     def _use_profile(self, asked: Asked, shown: Shown, values: Values, profile: Profile, said: str) -> Changes:
         """Set the sliders, offer the profile, and draw again."""
@@ -319,7 +319,7 @@ class Page:
             path = self._new_path(RESULTS)
             session.write_archive(path, self._thresholds(shown, values, session), self.versions)
         except AnovlError as exc:
-            raise gr.Error(str(exc), print_exception=False) from exc
+            raise gr.Error(reason(exc), print_exception=False) from exc
         return {shown.archive: str(path)}
 
     def _new_path(self, name: str) -> Path:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import tempfile
+import threading
 import zipfile
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,7 +41,7 @@ class Found:
         timings: milliseconds of each stage.
         pred_score, pred_score_std: as in `Prediction`.
         peak: largest value of the map.
-        tile: a small overlay for the gallery.
+        tile: a small overlay for the gallery, a JPEG file.
     """
 
     item: SourceItem
@@ -47,7 +50,7 @@ class Found:
     timings: dict[str, float]
     pred_score: float
     peak: float
-    tile: Image.Image
+    tile: bytes
 
     @property
     def name(self) -> str:
@@ -82,8 +85,34 @@ class _Keeping:
         """As the protocol says."""
         own, tile = scores
         prediction = self.job.finish(item, size, own, timings)
-        drawn = blend(tile, prediction, contours=False)
+        drawn = jpeg(blend(tile, prediction, contours=False))
         return Found(item, size, own, prediction.timings_ms, prediction.pred_score, float(prediction.anomaly_map.max()), drawn)
+
+
+class Looks:
+    """The maps and pictures that visitors look at, the latest ones, in bounded memory; any thread may ask.
+
+    Args:
+        most_bytes: of maps that are kept; a larger one is made at every look.
+    """
+
+    def __init__(self, most_bytes: int = 2**28) -> None:
+        self._most = most_bytes
+        self._kept: OrderedDict[Found, tuple[Prediction, Image.Image]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, found: Found, make: Callable[[Found], tuple[Prediction, Image.Image]]) -> tuple[Prediction, Image.Image]:
+        """What is kept of an image, else what `make` gives."""
+        with self._lock:
+            if found in self._kept:
+                self._kept.move_to_end(found)
+                return self._kept[found]
+        made = make(found)
+        with self._lock:
+            self._kept[found] = made
+            while sum(prediction.anomaly_map.nbytes for prediction, _ in self._kept.values()) > self._most:
+                self._kept.popitem(last=False)
+        return made
 
 
 @dataclass(frozen=True)
@@ -106,6 +135,7 @@ class Session:
     Args:
         job: the model bound to a class.
         settings: of the run, for run.json.
+        looks: shared by visitors.
 
     Attributes:
         found: in the order of the source.
@@ -116,11 +146,11 @@ class Session:
 
     job: Job
     settings: Mapping[str, Any]
+    looks: Looks
     found: list[Found] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     selected: Found | None = None
     stopped: bool = False
-    _looked_at: tuple[Found, Prediction, Image.Image] | None = None
 
     def run(self, items: Iterable[SourceItem], *, batch_size: int, workers: int) -> Generator[int]:
         """Score images; yields how many are done after each."""
@@ -130,7 +160,7 @@ class Session:
                 if outcome.prediction is not None:
                     self.found.append(outcome.prediction)
                 else:
-                    self.failed.append((outcome.item.key, _reason(outcome.error)))
+                    self.failed.append((outcome.item.key, reason(outcome.error)))
                 yield len(self.found) + len(self.failed)
                 if self.stopped:
                     break
@@ -165,15 +195,15 @@ class Session:
             UsageError: nothing is selected.
             ImageError: the file is no longer there.
         """
-        found = self.selected
-        if found is None:
+        if self.selected is None:
             raise UsageError("select a picture first")
-        if self._looked_at is None or self._looked_at[0] is not found:
-            picture = self._picture(found)
-            scale = min(max(*picture.size, PANEL // 2), PANEL) / max(picture.size)  # a small one is enlarged
-            picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
-            self._looked_at = (found, self._prediction(found), picture)
-        return self._looked_at[1:]
+        return self.looks.get(self.selected, self._look)
+
+    def _look(self, found: Found) -> tuple[Prediction, Image.Image]:
+        picture = self._picture(found)
+        scale = min(max(*picture.size, PANEL // 2), PANEL) / max(picture.size)  # a small one is enlarged
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        return self._prediction(found), picture.resize(size)
 
     def write_archive(self, path: Path, thresholds: Thresholds, versions: Mapping[str, str]) -> None:
         """A zip of what `anovl predict -o` writes: predictions.jsonl and .csv, overlays, masks, run.json.
@@ -210,6 +240,13 @@ class Session:
         return picture
 
 
+def jpeg(picture: Image.Image) -> bytes:
+    """A small picture as a file."""
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=80)
+    return stream.getvalue()
+
+
 def decided(prediction: Prediction, thresholds: Thresholds) -> Prediction:
     """The same scores under other thresholds."""
     return replace(prediction, threshold=thresholds.image, pixel_threshold=thresholds.pixel, calibrated=thresholds.calibrated)
@@ -227,5 +264,6 @@ def named(paths: Iterable[str | Path]) -> list[SourceItem]:
     return items
 
 
-def _reason(error: Exception | None) -> str:
+def reason(error: Exception | None) -> str:
+    """Why an image cannot be used, without the path it was uploaded to; any other error's own words."""
     return error.reason if isinstance(error, ImageError) else str(error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -106,10 +105,11 @@ class Tile:
     """A picture to choose.
 
     Attributes:
+        jpeg: a small JPEG file.
         lines: what is said under it.
     """
 
-    picture: Image.Image
+    jpeg: bytes
     lines: tuple[str, ...]
 
 
@@ -117,9 +117,7 @@ def gallery(name: str, tiles: Sequence[Tile]) -> str:
     """Buttons with a picture and its words."""
     parts = []
     for index, tile in enumerate(tiles):
-        buffer = io.BytesIO()
-        tile.picture.save(buffer, "JPEG", quality=80)
-        source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+        source = f"data:image/jpeg;base64,{base64.b64encode(tile.jpeg).decode('ascii')}"
         words = "".join(f"<span>{escape(line)}</span>" for line in tile.lines)
         parts.append(f'<li><button type="button" data-index="{index}"><img src="{source}" alt="">{words}</button></li>')
     return f'<ul class="tiles" aria-label="{escape(name)}">{"".join(parts)}</ul>'
