@@ -28,7 +28,7 @@ _PICK = """element.addEventListener("click", event => {
 class Asked:
     """The components that say what to score, and how."""
 
-    def __init__(self, models: Sequence[str], class_name: str | None, note: str, examples: Sequence[Tile]) -> None:
+    def __init__(self, models: Sequence[str], class_name: str, note: str, examples: Sequence[Tile]) -> None:
         kinds = sorted(SUFFIXES)
         with gr.Tabs():
             with gr.Tab("Pictures"):
@@ -40,7 +40,7 @@ class Asked:
                     label="Camera", sources=["webcam"], type="filepath", format="png", height=260, elem_id="camera"
                 )
         self.class_name = gr.Textbox(
-            class_name or "",
+            class_name,
             label="What do the pictures show?",
             placeholder="metal nut",
             max_length=200,
@@ -59,7 +59,7 @@ class Asked:
             self.find = gr.Button("Find defects", variant="primary", elem_id="find")
             self.stop = gr.Button("Stop", elem_id="stop")
         self.note = gr.HTML(note)
-        gr.HTML("<h2>Examples</h2>")
+        gr.HTML("<h2>Examples</h2>", visible=bool(examples))
         self.examples = _gallery("Examples", examples, elem_id="examples")
         with gr.Accordion("Calibrate from good pictures", open=False, elem_id="calibration"):
             self.good = gr.File(label="Good pictures", file_count="multiple", file_types=kinds, height=150, elem_id="good")

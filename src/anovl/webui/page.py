@@ -64,8 +64,12 @@ class Page:
         self.settings = settings
         self.versions = dict(versions)
         self.scratch = scratch
+        classes = next(iter(self.models.values())).describe()["classes"]  # of an exported file; None for any
+        self.class_name = settings.class_name or (classes[0] if classes else "")
         self.examples = [
-            _Example(name, kind, Image.fromarray(draw(name, seed, defect=kind).image)) for name, kind, seed in EXAMPLES
+            _Example(name, kind, Image.fromarray(draw(name, seed, defect=kind).image))
+            for name, kind, seed in EXAMPLES
+            if classes is None or name in classes
         ]
         self._by_recipe: dict[tuple[str, str], Model] = {}
         self._looks = Looks()
@@ -79,7 +83,7 @@ class Page:
                 with gr.Column(scale=2, min_width=300):
                     names = list(self.models)
                     tiles = [views.Tile(jpeg(one.picture), (one.class_name, one.defect or "good")) for one in self.examples]
-                    asked = Asked(names, self.settings.class_name, self._note(names[0]), tiles)
+                    asked = Asked(names, self.class_name, self._note(names[0]), tiles)
                 with gr.Column(scale=5, min_width=320):
                     shown = Shown()
             self._connect(asked, shown)
