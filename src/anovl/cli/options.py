@@ -53,6 +53,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 DType = Annotated[str, typer.Option(help="auto (fp32), fp32, bf16, fp16.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine's.")]
+Port = Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")]
 Config = Annotated[
     Path | None,

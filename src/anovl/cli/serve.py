@@ -49,8 +49,8 @@ def serve(
         ),
     ] = None,
     class_name: Annotated[str | None, typer.Option(help="What the images show where a request does not say it.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 8000,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 8000,
     token_file: Annotated[
         Path | None, typer.Option(help=f"File with the token that callers must bring; or the environment's {TOKEN}.")
     ] = None,

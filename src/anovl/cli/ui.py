@@ -25,8 +25,8 @@ def ui(
     recipe: options.RecipeName = None,
     method: options.Method = "anovl",
     class_name: Annotated[str | None, typer.Option(help="What the pictures show where the visitor does not say it.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 7860,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 7860,
     token_file: Annotated[
         Path | None,
         typer.Option(help=f"File with a token that visitors must give as the password; or the environment's {TOKEN}."),
