@@ -391,6 +391,26 @@ def test_nothing_that_a_caller_names_is_fetched(served):
         listener.server_close()
 
 
+def test_what_the_page_does_not_send_is_refused(served):
+    json_type = {"Content-Type": "application/json"}
+    for method, path, body, status in (
+        ("POST", "run/predict", '{"data": [], "fn_index": 0}', 404),
+        ("POST", "call/find", "{}", 404),
+        ("POST", "component_server", "{}", 404),
+        ("PUT", "upload", "x", 404),
+        ("DELETE", "queue/join", "", 404),
+        ("POST", "upload", "x", 400),
+        ("POST", "queue/join", "{", 422),
+        ("POST", "queue/join", '{"data": [], "fn_index": 999, "session_hash": "a"}', 422),
+        ("POST", "queue/join", "x" * 2_000_000, 413),
+        ("POST", "cancel", "{}", 422),
+    ):
+        answer = _ask(served.url, method, f"/ui/gradio_api/{path}", body, json_type)
+        assert answer.status == status, (method, path, answer.status, answer.value)
+        assert b"Traceback" not in answer.value
+    assert not any("Traceback" in line for line in served.log)
+
+
 def test_no_file_of_the_machine_is_given_away(served):
     for path in ("/etc/passwd", __file__, f"{served.temporary}/../../etc/passwd"):
         assert _ask(served.url, "GET", f"/ui/gradio_api/file={urllib.parse.quote(path)}").status in (403, 404)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from anovl.results import Prediction
 from anovl.webui import views
-from anovl.webui.mounting import _names_address
+from anovl.webui.mounting import _problem_of
 
 
 def prediction(**changes):
@@ -85,13 +85,21 @@ def test_boxes_are_drawn_where_the_regions_are(size):
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (b'{"data": [{"path": "http://a/b.png"}]}', True),
-        (b'{"data": [[{"a": {"path": "ftp://a"}}]]}', True),
-        (b'{"data": [{"path": "/tmp/x.png", "url": "http://own/x.png"}]}', False),
-        (b'[1, null, "http://a"]', False),
-        (b"not JSON http://a", False),
-        (b"[" * 100_000, False),
+        (b'{"fn_index": 3, "data": [{"path": "/tmp/x.png", "url": "http://own/x.png"}, 1, null, "http://a"]}', ""),
+        (b'{"fn_index": 3, "data": [{"path": "http://a/b.png"}]}', "got an address"),
+        (b'{"fn_index": 3, "data": [[{"a": {"path": "ftp://a"}}]]}', "got an address"),
+        (b'{"fn_index": 4, "data": []}', "an event of the page"),
+        (b'{"fn_index": true, "data": []}', "an event of the page"),
+        (b'{"data": []}', "an event of the page"),
+        (b"[1]", "an event of the page"),
+        (b"no JSON", "expected JSON"),
+        (b"\xff\xfe", "expected JSON"),
+        (b"[" * 100_000, "expected JSON"),
     ],
 )
-def test_addresses_are_noticed(body, expected):
-    assert _names_address(body) is expected
+def test_calls_that_are_let_through(body, expected):
+    problem = _problem_of(body, {1, 3})
+    assert expected in problem
+    assert bool(problem) == bool(expected)
+    if expected == "an event of the page" and body != b"[1]":
+        assert _problem_of(body, None) == ""  # a call that names none

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.resources import files
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +18,8 @@ from anovl.server.frame import PAGE_PATH
 from anovl.webui.page import Page
 
 MOST = 2**20  # bytes of a request that is no upload
+_API = "/gradio_api/"
+_POSTS = ("queue/join", "upload", "cancel", "reset")  # calls that the page makes
 _HEAD = """<meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E\
 %3Crect width='16' height='16' rx='4' fill='%23115e59'/%3E%3Ccircle cx='9' cy='7' r='4' fill='%23f59e0b'/%3E%3C/svg%3E">"""
@@ -74,7 +77,7 @@ def mount(app: FastAPI, page: Page, *, max_bytes: int) -> Callable[[], None]:
         head=_HEAD,
         footer_links=[],
         run_history=False,
-        show_error=True,
+        show_error=False,  # what nobody foresaw may name folders
         max_file_size=max_bytes,
         ssr_mode=False,
         mcp_server=False,
@@ -82,7 +85,7 @@ def mount(app: FastAPI, page: Page, *, max_bytes: int) -> Callable[[], None]:
     )
     mounted = next(route for route in app.routes if isinstance(route, Mount) and route.path == PAGE_PATH)
     inner: Any = mounted.app
-    mounted.app = _NoAddresses(inner)
+    mounted.app = _Guard(inner, inner.get_blocks().fns.keys())
 
     @app.get("/", include_in_schema=False)
     @app.get(PAGE_PATH, include_in_schema=False)
@@ -95,55 +98,66 @@ def mount(app: FastAPI, page: Page, *, max_bytes: int) -> Callable[[], None]:
     return stop
 
 
-class _NoAddresses:
-    """Refuses a request that names an address in place of an uploaded file, which gradio would fetch."""
+class _Guard:
+    """Lets through what the page itself sends: its uploads and its events, none of which names an address to fetch.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: gradio's.
+        events: numbers of the page's events.
+    """
+
+    def __init__(self, app: ASGIApp, events: Collection[int]) -> None:
         self.app = app
+        self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].rstrip("/").endswith("/gradio_api/upload"):
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+            await self.app(scope, receive, send)
+            return
+        name = scope["path"].partition(_API)[2].rstrip("/")
+        if scope["method"] != "POST" or name not in _POSTS:
+            await PlainTextResponse("the page has no such call; POST to /v1/predict", 404)(scope, receive, send)
+            return
+        if name == "upload":
             await self.app(scope, receive, send)
             return
         body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                return
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
+        async for chunk in Request(scope, receive).stream():
+            body += chunk
             if len(body) > MOST:
                 await PlainTextResponse(f"expected at most {MOST} bytes", 413)(scope, receive, send)
                 return
-        if _names_address(bytes(body)):
-            refused = PlainTextResponse("expected an uploaded file, got an address; nothing is fetched", 400)
-            await refused(scope, receive, send)
+        if problem := _problem_of(bytes(body), self._events if name == "queue/join" else None):
+            await PlainTextResponse(problem, 422)(scope, receive, send)
             return
-        sent = False
+        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def replay() -> Message:
-            nonlocal sent
-            if sent:
-                return await receive()
-            sent = True
-            return {"type": "http.request", "body": bytes(body), "more_body": False}
+            return whole.pop() if whole else await receive()
 
         await self.app(scope, replay, send)
 
 
-def _names_address(body: bytes) -> bool:
-    """True for JSON with an object whose path is an address; a body that is no JSON names nothing that is understood."""
+def _problem_of(body: bytes, events: Collection[int] | None) -> str:
+    """Why a call cannot be let through; empty where it can.
+
+    Args:
+        body: of the call.
+        events: numbers of which it must name one; None for a call that names none.
+    """
     try:
-        values = [json.loads(body)]
+        call = json.loads(body)
     except (ValueError, RecursionError):
-        return False
+        return "expected JSON"
+    if events is not None and not (isinstance(call, dict) and type(call.get("fn_index")) is int and call["fn_index"] in events):
+        return "expected an event of the page"
+    values = [call]
     while values:
         value = values.pop()
         if isinstance(value, dict):
             if "://" in str(value.get("path", "")):
-                return True
+                return "expected an uploaded file, got an address; nothing is fetched"
             values.extend(value.values())
         elif isinstance(value, list):
             values.extend(value)
-    return False
+    return ""
