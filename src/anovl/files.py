@@ -267,7 +267,7 @@ def check_unlocked(folder: Path) -> None:
     Raises:
         OutputError: another process holds the folder.
     """
-    with contextlib.suppress(FileNotFoundError), (folder / LOCK).open("r+", encoding="utf-8") as stream:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), (folder / LOCK).open("r+", encoding="utf-8") as stream:
         _take(stream, folder)
 
 

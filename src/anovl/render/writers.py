@@ -107,7 +107,9 @@ def check_folder(folder: Path, *, resume: bool) -> bool:
             raise OutputError(f"{folder}: the output folder cannot be written (a file of that name is in the way)")
         check_unlocked(folder)
         return _holds_run(folder, resume=resume)
-    except PermissionError as exc:
+    except OSError as exc:
+        if isinstance(exc, OutputError):
+            raise
         raise OutputError(f"{folder}: the output folder cannot be written ({exc.strerror})") from exc
 
 
