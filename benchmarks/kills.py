@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from anovl.files import LOCK
 from anovl.render.writers import SAVERS
 
 BATCH = 8
@@ -36,7 +37,7 @@ SIGKILLED = -9
 
 @dataclass
 class Count:
-    """What happened so far."""
+    """What happened so far; `seconds` is how long the last attempt had its folder."""
 
     kills: int = 0
     kills_with_rows: int = 0
@@ -45,6 +46,7 @@ class Count:
     scored: int = 0
     again: int = 0
     most_again: int = 0
+    seconds: float = 0.0
     leftovers: Counter[str] = field(default_factory=Counter)
 
 
@@ -111,16 +113,28 @@ def compare(out: Path, calm: Path) -> None:
     require(holds=status == "done", what=f"run.json: status {status}")
 
 
+def holds(process: int, out: Path) -> bool:
+    """True once a process has the output folder."""
+    try:
+        return (out / LOCK).read_text().startswith(f"process {process} ")
+    except FileNotFoundError:
+        return False
+
+
 def attempt(command: list[str], out: Path, log: Path, delay: float | None, count: Count) -> int:
-    """One run, killed after a delay in seconds unless it ended before; its exit code."""
+    """One run, killed so many seconds after it took the folder unless it ended before; its exit code."""
     before = rows_now(out)
     with log.open("w") as stream:
         process = subprocess.Popen([*command, "-o", str(out), "--resume"], stderr=stream)  # noqa: S603 -- our own
+        while process.poll() is None and not holds(process.pid, out):
+            time.sleep(0.002)
+        began = time.monotonic()
         try:
             process.wait(delay)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    count.seconds = time.monotonic() - began
     code = process.returncode
     require(holds=code in (3, SIGKILLED), what=f"exit code {code}: {log.read_text()[-1000:]}")
     scored = re.findall(r"^anovl: INFO: scored (\S+)$", log.read_text(), re.MULTILINE)
@@ -165,14 +179,13 @@ def main() -> None:
         draw(root / "pictures", given.pictures)
         command = [*anovl, "-v", "predict", str(root / "pictures"), "--model", str(model), "--batch-size", str(BATCH)]
         command += ["--save", "heatmap,map", "--format", "csv"]
-        calm, count, began = root / "calm", Count(), time.monotonic()
-        attempt(command, calm, root / "log", None, Count())
-        took = time.monotonic() - began
-        print(f"an undisturbed run takes {took:.1f} s", flush=True)
+        calm, undisturbed, count, began = root / "calm", Count(), Count(), time.monotonic()
+        attempt(command, calm, root / "log", None, undisturbed)
+        print(f"an undisturbed run holds its folder for {undisturbed.seconds:.1f} s", flush=True)
         while count.kills < given.kills:
             out = root / f"round-{count.rounds}"
             while True:
-                delay = chance.uniform(0, took / 2) if count.kills < given.kills else None
+                delay = chance.uniform(0, undisturbed.seconds / 4) if count.kills < given.kills else None
                 if attempt(command, out, root / "log", delay, count) != SIGKILLED:
                     break
             compare(out, calm)

@@ -186,7 +186,7 @@ def test_content_then_name_then_folder_reach_the_disk(tmp_path, monkeypatch):
     fsync, rename = os.fsync, Path.replace
 
     def noted_sync(number):
-        done.append("folder" if os.path.isdir(f"/proc/self/fd/{number}") else "content")
+        done.append("folder" if Path(f"/proc/self/fd/{number}").is_dir() else "content")
         fsync(number)
 
     def noted_rename(self, target):
