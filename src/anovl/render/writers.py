@@ -243,7 +243,7 @@ class FolderWriter:
         runs: list[dict[str, Any]] = [] if before is None else list(before.get("runs", []))
         other = differences({key: runs[-1][key] for key in software}, software) if runs else []
         if other:
-            log.warning("%s: goes on with other software than it was begun with (%s)", self.folder, "; ".join(other))
+            log.warning("%s: goes on with other versions or another device (%s)", self.folder, "; ".join(other))
         return [*runs, {"first_row": len(self.done), **software}] if other or not runs else runs
 
     def write(
