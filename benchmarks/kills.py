@@ -156,7 +156,8 @@ def attempt(command: list[str], out: Path, log: Path, delay: float | None, count
         count.kills += 1
         count.kills_with_rows += bool(scored)
         count.leftovers["temporary file"] += any(re.search(r"\.anovl-[0-9a-f]{12}", name) for name in files_of(out))
-        count.leftovers["torn row"] += not (out / ".anovl-predictions.jsonl").read_bytes().endswith(b"\n") if after else 0
+        working = out / ".anovl-predictions.jsonl"
+        count.leftovers["torn row"] += working.exists() and not (b"\n" + working.read_bytes()).endswith(b"\n")
     return code
 
 
