@@ -7,7 +7,7 @@ import os
 import pytest
 
 from anovl.errors import OutputError
-from anovl.files import replacing
+from anovl.files import differences, remove_temporary, replacing
 
 
 def test_success_makes_folders_and_leaves_one_file(tmp_path):
@@ -81,3 +81,28 @@ def test_permissions_honour_the_umask(tmp_path, umask, mode):
     finally:
         os.umask(before)
     assert (tmp_path / "c.txt").stat().st_mode & 0o777 == mode
+
+
+def test_differences_name_the_setting_in_its_place():
+    before = {"a": 1, "recipe": {"name": "x", "adaptation": {"steps": 5, "kinds": ["b"]}}, "gone": None, "profile": None}
+    now = {"a": 1, "recipe": {"name": "x", "adaptation": {"steps": 7, "kinds": ("b",)}}, "new": 2, "profile": {"fpr": 0.1}}
+    assert differences(before, before) == []
+    assert differences(before, now) == [
+        "new: was None, is 2",
+        "profile: was None, is {'fpr': 0.1}",
+        "recipe.adaptation.steps: was 5, is 7",
+    ]
+
+
+def test_temporary_files_alone_are_removed(tmp_path):
+    kept = [
+        ".anovl-predictions.jsonl",
+        ".anovl-lock",
+        ".anovl-0123456789ab-mine.png",
+        "0123456789ab.png",
+        ".other-0123456789ab.png",
+    ]
+    for name in [*kept, ".anovl-0123456789ab.png", ".anovl-fedcba987654"]:
+        (tmp_path / name).touch()
+    remove_temporary(tmp_path.iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

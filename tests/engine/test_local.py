@@ -3,12 +3,14 @@
 import gc
 import inspect
 import logging
+import os
 import threading
 import time
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from anovl.core.scoring import Scores
 from anovl.data.images import load_sized_image
@@ -116,6 +118,54 @@ def test_broken_images_keep_their_place():
     assert [outcome.item.image_path for outcome in outcomes] == [str(i) for i in range(7)]
     assert isinstance(outcomes[0].error, ImageDecodeError)
     assert all((outcome.prediction is None) == (outcome.error is not None) for outcome in outcomes)
+
+
+@pytest.mark.parametrize("change", ["grows", "is written anew", "is replaced"])
+def test_a_file_that_changes_while_it_is_read_fails_alone(tmp_path, change):
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for path in paths:
+        Image.new("RGB", (4, 4)).save(path)
+
+    class Meanwhile(MeanJob):
+        def load(self, image):
+            loaded = super().load(image)
+            if image == paths[1]:
+                data = image.read_bytes()
+                if change == "is replaced":
+                    image.with_suffix(".new").write_bytes(data)
+                    image.with_suffix(".new").replace(image)
+                else:
+                    image.write_bytes(data + b"more" if change == "grows" else data)
+                    os.utime(image, ns=(0, 0))
+            return loaded
+
+    items = [SourceItem(path, path.name, path.stem) for path in paths]
+    outcomes = list(run(Meanwhile(), items, batch_size=2))
+    assert [outcome.prediction is None for outcome in outcomes] == [False, True, False]
+    assert outcomes[1].error.reason == "changed while it was read, and may not be whole; try it again"
+
+
+def test_files_that_vanish(tmp_path):
+    """One that is gone before it is read fails alone; one that is gone once it was read whole is scored."""
+    paths = [tmp_path / f"{index}.png" for index in range(3)]
+    for path in paths[:2]:
+        Image.new("RGB", (4, 4)).save(path)
+
+    class Spool(MeanJob):
+        def load(self, image):
+            loaded = super().load(image)
+            image.unlink()
+            return loaded
+
+    outcomes = list(run(Spool(), [SourceItem(path, path.name, path.stem) for path in paths]))
+    assert [outcome.prediction is None for outcome in outcomes] == [False, False, True]
+    assert outcomes[2].error.reason == "no such file"
+
+
+def test_what_was_scored_is_logged(caplog):
+    caplog.set_level(logging.INFO, "anovl")
+    list(run(MeanJob(), [grey(0), broken(1), grey(2)]))
+    assert [record.message for record in caplog.records if "scored" in record.message] == ["scored 0", "scored 2"]
 
 
 def test_many_broken_images_come_back_before_the_end():

@@ -93,7 +93,7 @@ def test_predict_decides_by_the_profile(run, pictures, profile, tmp_path):
     assert run("calibrate", pictures, "--class-name", "nut", "--fpr", "0.4", "-o", other).exit_code == 0
     resumed = run(*arguments, other, "--resume")
     assert resumed.exit_code == 2
-    assert "cannot resume with other settings (profile: was" in resumed.stderr
+    assert "profile.image_threshold: was" in resumed.stderr
     assert "0 scored" in run(*arguments, profile, "--resume").stderr
 
 

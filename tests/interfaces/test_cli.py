@@ -1,6 +1,7 @@
 """The command line, verb by verb, inside this process; what needs a process of its own is in test_process.py."""
 
 import csv
+import hashlib
 import json
 from dataclasses import replace
 
@@ -58,6 +59,9 @@ def test_folder_in_folder_out(run, pictures, tmp_path, detector):
     assert record["settings"]["model"]["weights_sha256"] == detector.backbone.weights_id
     assert record["settings"]["recipe"]["name"] == "default"
     assert record["versions"]["anovl"]
+    assert record["runs"] == [{"first_row": 0, "versions": record["versions"], "device": "cpu"}]
+    sentences = detector.prompts("nut").key
+    assert record["settings"]["prompts_sha256"] == hashlib.sha256(sentences.encode()).hexdigest()
 
 
 def test_jpegs_decoded_in_part(run, tmp_path):

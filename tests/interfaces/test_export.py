@@ -89,6 +89,8 @@ print([m for m in ("torch", "open_clip") if m in sys.modules])
     run = json.loads((tmp_path / "file" / "run.json").read_text())
     assert run["settings"]["exported"]["classes"] == ["metal nut"]
     assert set(run["settings"]["model"]["sha256"]) == {".onnx"}
+    own = json.loads((tmp_path / "usual" / "run.json").read_text())
+    assert run["settings"]["prompts_sha256"] == own["settings"]["prompts_sha256"]
     again = in_process("predict", pictures, "--model", path, "-o", tmp_path / "file", *settings, "--resume")
     assert again.exit_code == 0
     assert "0 scored" in again.stderr

@@ -93,15 +93,40 @@ def test_kill_and_resume_equal_an_undisturbed_run(many, golden_name, tmp_path):
     disturbed, undisturbed = rows(out), rows(calm)
     assert disturbed.keys() == undisturbed.keys()
     assert all(abs(disturbed[key]["pred_score"] - row["pred_score"]) < 1e-5 for key, row in undisturbed.items())
-    names = [{path.relative_to(root).as_posix() for path in root.rglob("*")} - leftover_names(root) for root in (out, calm)]
+    names = [{path.relative_to(root).as_posix() for path in root.rglob("*")} for root in (out, calm)]
     assert names[0] == names[1]
+    assert leftovers(out) == []
     for path in (calm / "map").iterdir():
         assert np.abs(np.load(path) - np.load(out / "map" / path.name)).max() < 1e-5
 
 
-def leftover_names(root):
-    """Temporary files a kill left in the middle of a write; their rows were never written."""
-    return {path.relative_to(root).as_posix() for path in root.rglob(".anovl-*")}
+@pytest.mark.slow
+def test_random_kills(golden_name, tmp_path):
+    """benchmarks/kills.py with few kills; KILLS=200 has more."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    export = ("export", tmp_path / "part.onnx", "--class-name", "nut", "--model", golden_name, "--image-size", "64")
+    subprocess.run([*COMMAND, *map(str, export)], check=True, capture_output=True, env=environment)
+    kills = os.environ.get("KILLS", "6")
+    script = [sys.executable, "benchmarks/kills.py", "--model", str(tmp_path / "part.onnx"), "--kills", kills]
+    done = subprocess.run([*script, "--pictures", "200"], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"{kills} kills" in done.stdout
+
+
+def test_a_second_run_says_who_writes(many, golden_name, tmp_path):
+    folder, out = many(600), tmp_path / "out"
+    arguments = ("predict", folder, "--class-name", "nut", "--model", golden_name, "-o", out, "--save", "none")
+    first = start(*arguments)
+    wait_for_rows(first, out, 8)
+    for flags in ([], ["--resume"]):
+        second = start(*arguments, *flags)
+        _, stderr = second.communicate(timeout=60)
+        assert second.returncode == 1
+        assert f"another run is writing there (process {first.pid} on " in stderr
+        assert len(stderr.splitlines()) == 1
+    first.kill()
+    first.communicate()
+    assert "another run" not in start(*arguments).communicate(timeout=60)[1]
 
 
 def test_file_size_limit_stands_for_a_full_disk(many, golden_name, tmp_path):

@@ -51,6 +51,12 @@ def killed(folder: Path, *names: str, **options) -> None:
         raise KeyboardInterrupt
 
 
+def done(folder: Path, settings=SETTINGS) -> dict[str, bool]:
+    """What a resumed run finds done."""
+    with FolderWriter(folder, settings, resume=True) as writer:
+        return writer.done
+
+
 def test_folder(tmp_path):
     run(tmp_path / "out", "a", "deep/b", save=("overlay", "heatmap", "mask", "map"))
     kinds = {"overlay": "png", "heatmap": "png", "mask": "png", "map": "npy"}
@@ -135,21 +141,21 @@ def test_torn_last_line_is_cut(tmp_path, torn):
 def test_torn_only_line_is_cut(tmp_path):
     killed(tmp_path)
     (tmp_path / ".anovl-predictions.jsonl").write_text('{"image_pa')
-    assert FolderWriter(tmp_path, SETTINGS, resume=True).done == {}
+    assert done(tmp_path) == {}
 
 
 @pytest.mark.parametrize("line", ["not json\n", "7\n", '{"other": 1}\n'])
 def test_rows_that_are_not_ours(tmp_path, line):
     (tmp_path / "predictions.jsonl").write_text(line)
     with pytest.raises(OutputError, match="line 1"):
-        FolderWriter(tmp_path, SETTINGS, resume=True)
+        run(tmp_path, resume=True)
 
 
 def test_other_settings_are_refused(tmp_path):
     run(tmp_path, "a")
     other = {"settings": {**SETTINGS["settings"], "threshold": 0.25, "extra": 1}}
     with pytest.raises(UsageError, match=r"extra: was None, is 1; threshold: was 0\.5, is 0\.25"):
-        FolderWriter(tmp_path, other, resume=True)
+        run(tmp_path, settings=other, resume=True)
     assert [row["image_path"] for row in rows(tmp_path)] == ["a.png"]
     run(tmp_path, "b", settings={**SETTINGS, "anovl": "0.2"}, resume=True)  # what is not a setting may differ
 
@@ -158,7 +164,7 @@ def test_other_settings_are_refused(tmp_path):
 def test_foreign_run_json(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(OutputError, match=r"run\.json"):
-        FolderWriter(tmp_path, SETTINGS, resume=True)
+        run(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("finish", [run, killed])
@@ -166,7 +172,7 @@ def test_existing_run_is_not_overwritten(tmp_path, finish):
     finish(tmp_path, "a")
     before = {name: (tmp_path / name).read_bytes() for name in listing(tmp_path)}
     with pytest.raises(UsageError, match="--resume"):
-        FolderWriter(tmp_path, SETTINGS)
+        run(tmp_path)
     assert {name: (tmp_path / name).read_bytes() for name in listing(tmp_path)} == before
 
 
@@ -253,9 +259,9 @@ def test_save_image_of_a_mode_the_format_cannot_hold(tmp_path):
 def test_file_in_the_way(tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(OutputError, match="out"):
-        FolderWriter(tmp_path / "out", SETTINGS)
+        run(tmp_path / "out")
     with pytest.raises(OutputError, match="out"):
-        FolderWriter(tmp_path / "out/deeper", SETTINGS)
+        run(tmp_path / "out/deeper")
     assert (tmp_path / "out").read_text() == "mine"
 
 
@@ -264,7 +270,7 @@ def test_folder_without_permission(tmp_path):
     tmp_path.chmod(0o555)
     try:
         with pytest.raises(OutputError, match=r"out.*[Pp]ermission"):
-            FolderWriter(tmp_path / "out", SETTINGS)
+            run(tmp_path / "out")
     finally:
         tmp_path.chmod(0o755)
 
@@ -272,14 +278,15 @@ def test_folder_without_permission(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that refuses")
 def test_file_system_that_refuses():
     with pytest.raises(OutputError, match="/proc/anovl"):
-        FolderWriter(Path("/proc/anovl"), SETTINGS)
+        run(Path("/proc/anovl"))
 
 
 def test_folder_that_cannot_be_written_any_more(tmp_path):
     (tmp_path / "overlay").write_text("in the way")
     with pytest.raises(OutputError, match="overlay"):
         run(tmp_path, "a")
-    assert FolderWriter(tmp_path, SETTINGS, resume=True).done == {}
+    (tmp_path / "overlay").unlink()
+    assert done(tmp_path) == {}
 
 
 @pytest.mark.parametrize("fail", [False, True])
@@ -289,7 +296,8 @@ def test_folder_in_the_way_of_the_errors(tmp_path, fail):
         writer.write("a.png", make(), stem="a")
         if fail:
             writer.write_error("b.png", "is odd")
-    assert FolderWriter(tmp_path, SETTINGS, resume=True).done == {"a.png": True}
+    (tmp_path / "errors.jsonl").rmdir()
+    assert done(tmp_path) == {"a.png": True}
 
 
 FULL = """

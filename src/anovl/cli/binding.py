@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from anovl.cli import words
 from anovl.cli.exported import bind as bind_exported
+from anovl.cli.exported import prompts_sha256
 from anovl.cli.run import Engine, parse_size
 from anovl.config import DEFAULT_RECIPE, DEFAULT_THRESHOLD, Recipe
 from anovl.config import recipe as make_recipe
@@ -209,7 +210,11 @@ class Chosen:
             adapt=adapted.adaptation if self.adapt else False,
             seed=seeds,
         )
-        settings |= {"model": detector.backbone.describe(), "recipe": adapted.to_dict()}
+        settings |= {
+            "model": detector.backbone.describe(),
+            "recipe": adapted.to_dict(),
+            "prompts_sha256": prompts_sha256(detector.prompts(settings["class_name"], wording)),
+        }
         return Bound(job, local.run, settings, str(detector.backbone.device), self.profile)
 
     def _wording(self) -> Wording:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anovl.checkpoints import sha256_of
 from anovl.config import Decode, OutputSize
+from anovl.core.prompts import PromptSet, Wording, build_prompts
 from anovl.errors import UsageError
 from anovl.profiles import Profile
 
@@ -67,5 +69,13 @@ def bind(
         "dtype": dtype,
         "model": {"file": str(path.absolute()), "sha256": {file.suffix: sha256_of(file) for file in files}},
         "exported": model.card.to_dict(),
+        "prompts_sha256": prompts_sha256(
+            build_prompts(model.card.classes[job.index], Wording(**model.card.words), style=model.card.recipe.prompts)
+        ),
     }
     return job, settings
+
+
+def prompts_sha256(prompts: PromptSet) -> str:
+    """Tells sets of sentences apart, for run.json."""
+    return hashlib.sha256(prompts.key.encode()).hexdigest()

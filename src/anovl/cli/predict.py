@@ -157,7 +157,8 @@ def predict(
 
 def _check_choices(kinds: list[str], table: str, map_format: str, output_size: str | None, decode: str | None) -> None:
     """Fail on a wrong word before the source is searched."""
-    from anovl.render.writers import PICTURES, MapFormat, TableFormat
+    from anovl.render.tables import TableFormat
+    from anovl.render.writers import PICTURES, MapFormat
 
     for what, given, valid in (
         *(("picture to save", kind, PICTURES) for kind in kinds),

@@ -142,12 +142,10 @@ class Run:
         Returns:
             the exit code.
         """
-        done = writer.done
-        outcomes = self.outcomes(done)
-        failed = 0
-        anomalous = sum(done.values())
+        items = self._items()
+        failed = anomalous = 0
         try:
-            with writer, closing(outcomes):
+            with writer, closing(self._outcomes(items, writer.done)) as outcomes:
                 for outcome in outcomes:
                     item, prediction = outcome.item, outcome.prediction
                     if prediction is None:
@@ -159,33 +157,39 @@ class Run:
                     writer.write(item.image_path, prediction, stem=item.stem, picture=outcome.picture, truth=truth)
                     anomalous += prediction.pred_label
         except BaseException:
-            if self.folder is not None:
-                reached = f"stopped with {writer.written + len(done)} images done"
+            if writer.begun:
+                reached = f"stopped with {writer.written + len(writer.done)} images done"
                 typer.echo(f"anovl: {reached}; the same command with --resume goes on", err=True)
             raise
+        anomalous += sum(writer.done.values())
         if not is_quiet():
-            kept = f", {len(done)} kept from before" if done else ""
+            kept = f", {len(writer.done)} kept from before" if writer.done else ""
             where = f" -> {self.folder}" if self.folder else ""
             typer.echo(f"anovl: {writer.written} scored, {anomalous} anomalous, {failed} failed{kept}{where}", err=True)
         if failed:
             return SOME_FAILED
         return ANOMALIES_FOUND if fail_on_anomaly and anomalous else 0
 
-    def outcomes(self, done: Collection[str] = ()) -> Generator[Outcome[Prediction]]:
-        """What becomes of each image that is not done, in order; progress is shown, and those that fail are logged.
+    def outcomes(self) -> Generator[Outcome[Prediction]]:
+        """What becomes of each image, in order; progress is shown, and those that fail are logged.
 
         Raises:
             NothingToDoError: no path came on stdin; at once, before the first outcome is asked for.
         """
+        return self._outcomes(self._items(), done=())
+
+    def _items(self) -> Iterator[SourceItem]:
+        """The images; NothingToDoError where no path came on stdin."""
         source = items_of(self.source, self.folder)
         first = next(source, None)
         if first is None:
             raise NothingToDoError("source: no path came on stdin")
-        items = (item for item in itertools.chain([first], source) if item.key not in done)
-        return self._outcomes(items, None if self.count is None else max(0, self.count - len(done)))
+        return itertools.chain([first], source)
 
-    def _outcomes(self, items: Iterator[SourceItem], left: int | None) -> Generator[Outcome[Prediction]]:
-        engine = self.engine(self.job, items, batch_size=self.batch_size, workers=self.workers, keep_pictures=self.draws)
+    def _outcomes(self, items: Iterator[SourceItem], done: Collection[str]) -> Generator[Outcome[Prediction]]:
+        left = None if self.count is None else max(0, self.count - len(done))
+        ahead = (item for item in items if item.key not in done)
+        engine = self.engine(self.job, ahead, batch_size=self.batch_size, workers=self.workers, keep_pictures=self.draws)
         with progress(left) as advance, closing(engine):
             for outcome in engine:
                 advance()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -11,13 +12,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from PIL import Image
 
 from anovl.config import DISPLAY_SIDE
 from anovl.data.sources import SourceItem
-from anovl.errors import AnovlError, ImageError, OutOfMemoryError, UsageError
+from anovl.errors import AnovlError, ImageDecodeError, ImageError, OutOfMemoryError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -182,13 +184,27 @@ def decode(work: Work[Pixels, Any, Any], item: SourceItem, *, keep_picture: bool
         ImageError: it cannot be used.
     """
     start = time.perf_counter()
+    before = _state(item.image)
     picture, size = work.load(item.image)
+    if (after := _state(item.image)) != before and after is not None:  # one that was read and is gone is whole
+        raise ImageDecodeError(str(item.image), "changed while it was read, and may not be whole; try it again")
     decoded = time.perf_counter()
     pixels = work.preprocess(picture)
     timings = {"decode": (decoded - start) * 1000, "resize": (time.perf_counter() - decoded) * 1000}
     if keep_picture:
         picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
     return Decoded(item, pixels, size, picture if keep_picture else None, timings)
+
+
+def _state(image: Any) -> tuple[int, int, int] | None:
+    """What changes with a file's content; None for what is no file, or none any more."""
+    if not isinstance(image, str | Path):
+        return None
+    try:
+        info = os.stat(image)  # noqa: PTH116 -- a name that is no path, with a NUL byte say, is the reader's to refuse
+    except (OSError, ValueError):
+        return None
+    return info.st_ino, info.st_size, info.st_mtime_ns
 
 
 class _Batcher(Generic[Pixels, Scored]):
@@ -215,6 +231,7 @@ class _Batcher(Generic[Pixels, Scored]):
                 continue
             share = (time.perf_counter() - began) * 1000 / len(batch)
             for image, own in zip(batch, scores, strict=True):
+                log.info("scored %s", image.item.key)
                 image.timings["encode"] = share
                 yield image, own
             start += len(batch)

@@ -1,13 +1,13 @@
 """Sinks for predictions: a folder that survives a kill, or JSON lines on a stream. They know no model.
 
-In a folder the row of an image is appended only after its pictures are in place, so a row means the image is
-done; tables and pictures appear whole or not at all. Pictures are drawn and saved in threads beside the model.
+In a folder the row of an image is appended only after its pictures are in place and on disk, so a row means the image
+is done; tables and pictures appear whole or not at all. Pictures are drawn and saved in threads beside the model.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
+import itertools
 import json
 import logging
 import os
@@ -23,8 +23,26 @@ import numpy as np
 from PIL import Image
 
 from anovl.errors import OutputError, UsageError, require_extra, suggest
-from anovl.files import ERRORS, ROWS, RUN, TEMPORARY_PREFIX, check_settings, cut_torn_line, replacing, write_json
+from anovl.files import (
+    ERRORS,
+    ROWS,
+    RUN,
+    TEMPORARY_PREFIX,
+    Journal,
+    check_settings,
+    check_unlocked,
+    cut_torn_line,
+    differences,
+    locked,
+    make_folder,
+    publish,
+    read_run,
+    remove_temporary,
+    replacing,
+    write_json,
+)
 from anovl.render import overlay as drawing
+from anovl.render.tables import TABLES, TableFormat
 from anovl.results import FloatArray, Prediction
 
 log = logging.getLogger(__name__)
@@ -32,25 +50,7 @@ log = logging.getLogger(__name__)
 PICTURES = ("overlay", "heatmap", "mask", "map")
 SAVERS = 2  # threads that draw and save
 WAITING = 256 * 2**20  # bytes of maps that may wait for them
-TableFormat = Literal["jsonl", "csv", "parquet"]
 MapFormat = Literal["npy", "png16"]
-COLUMNS = (
-    "image_path",
-    "image_size",
-    "class_name",
-    "pred_score",
-    "pred_score_std",
-    "patch_scores_std",
-    "pred_label",
-    "threshold",
-    "pixel_threshold",
-    "calibrated",
-    "probability",
-    "map_size",
-    "regions",
-    "timings_ms",
-)
-_NESTED = ("image_size", "map_size", "regions", "timings_ms")  # columns that a CSV keeps as JSON text
 
 
 def save_image(image: Image.Image, path: Path) -> Path:
@@ -100,14 +100,21 @@ def check_folder(folder: Path, *, resume: bool) -> bool:
 
     Raises:
         UsageError: a run is there and `resume` is off.
-        OutputError: the path is not a folder, or cannot be looked into.
+        OutputError: the path is not a folder, cannot be looked into, or another run is writing there.
     """
     try:
         if os.path.lexists(folder) and not folder.is_dir():
             raise OutputError(f"{folder}: the output folder cannot be written (a file of that name is in the way)")
-        earlier = next((name for name in (ROWS, RUN, f"{TEMPORARY_PREFIX}{ROWS}") if (folder / name).exists()), None)
-    except PermissionError as exc:
+        check_unlocked(folder)
+        return _holds_run(folder, resume=resume)
+    except OSError as exc:
+        if isinstance(exc, OutputError):
+            raise
         raise OutputError(f"{folder}: the output folder cannot be written ({exc.strerror})") from exc
+
+
+def _holds_run(folder: Path, *, resume: bool) -> bool:
+    earlier = next((name for name in (ROWS, RUN, f"{TEMPORARY_PREFIX}{ROWS}") if (folder / name).exists()), None)
     if earlier and not resume:
         raise UsageError(f"{folder} already holds a run ({earlier}): go on with it by --resume, or name another folder")
     return earlier is not None
@@ -120,6 +127,7 @@ class StreamWriter:
         self.stream = stream
         self.done: dict[str, bool] = {}
         self.written = 0
+        self.begun = False  # there is nothing to go on with
 
     def write(self, image_path: str | None, prediction: Prediction, **_pictures: Any) -> None:
         """One row; pictures have no place on a stream."""
@@ -145,27 +153,32 @@ class StreamWriter:
 class FolderWriter:
     """An output folder: predictions.jsonl (and a table), run.json, errors.jsonl, one subfolder a kind of picture.
 
+    While it is entered no other process writes there. Entering raises UsageError where a run is already there and `resume` is
+    off, or had other settings; OutputError where the folder cannot be written, or another run is writing there.
+
     Args:
         folder: is made if needed.
-        settings: what run.json records; a resumed run must have the same under "settings".
+        record: what run.json records; a resumed run must have the same under "settings", and may have other "versions"
+            and another "device": those of each run are kept under "runs", with the number of rows before its first.
         save: kinds of pictures, of overlay, heatmap, mask, map.
         table: "csv" or "parquet" adds that table beside predictions.jsonl.
         map_format: of the saved maps.
         resume: go on where an earlier run in the folder ended; its rows are kept.
 
     Attributes:
-        done: images that the earlier run did, and whether they were anomalous.
+        begun: it was entered, so there is something to go on with.
+        done: images that earlier runs did, and whether they were anomalous.
         written: images that this run did; those still being saved when it ended early do not count.
 
     Raises:
-        UsageError: an unknown kind; a run is already there and `resume` is off; other settings than before.
-        OutputError: the folder cannot be written.
+        UsageError: an unknown kind.
+        MissingExtraError: the table needs a library that is not installed.
     """
 
     def __init__(
         self,
         folder: Path,
-        settings: Mapping[str, Any],
+        record: Mapping[str, Any],
         *,
         save: Collection[str] = ("overlay",),
         table: TableFormat = "jsonl",
@@ -178,44 +191,60 @@ class FolderWriter:
         if table == "parquet":
             require_extra("pyarrow.parquet", "parquet", "the parquet table")
         self.folder, self.save, self.table, self.map_format = folder, frozenset(save), table, map_format
-        self.run: dict[str, Any] = dict(settings)
+        self.run: dict[str, Any] = dict(record)
+        self.begun = False
+        self.done: dict[str, bool] = {}
+        self.written = self.failed = 0
+        self._resume = resume
         self._rows_path, self._errors_path = (folder / f"{TEMPORARY_PREFIX}{name}" for name in (ROWS, ERRORS))
-        self._prepare(resume=resume)
-        self.done = {row["image_path"]: bool(row.get("pred_label")) for row in read_rows(self._rows_path)}
-        self._rows: IO[str] | None = None
-        self._errors: IO[str] | None = None
+        self._held = contextlib.ExitStack()  # the lock and the open files
         self._savers = ThreadPoolExecutor(SAVERS, thread_name_prefix="anovl-save")
         self._saving: deque[tuple[Future[dict[str, Any]], int]] = deque()  # rows to come, and bytes of their maps
-        self.written = self.failed = 0
 
-    def _prepare(self, *, resume: bool) -> None:
-        """Check what is in the folder and bring an earlier run's rows back to their working file."""
-        folder = self.folder
-        earlier = check_folder(folder, resume=resume)
+    def __enter__(self) -> Self:
+        check_folder(self.folder, resume=self._resume)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if earlier:
-                check_settings(folder, self.run["settings"])
-                for table in _TABLES:  # of fewer rows than this run will have
-                    (folder / f"predictions.{table}").unlink(missing_ok=True)
-            if (folder / ROWS).exists() and not self._rows_path.exists():
-                with replacing(self._rows_path) as temporary:
-                    shutil.copyfile(folder / ROWS, temporary)
-            cut_torn_line(self._rows_path)
+            with contextlib.ExitStack() as held:
+                make_folder(self.folder)
+                held.enter_context(locked(self.folder))
+                self._prepare(earlier=_holds_run(self.folder, resume=self._resume))
+                self._rows, self._errors = Journal(self._rows_path), Journal(self._errors_path)
+                held.callback(self._rows.close)
+                held.callback(self._errors.close)
+                self._held = held.pop_all()
         except OSError as exc:
             if isinstance(exc, OutputError):
                 raise
-            raise OutputError(f"{folder}: the output folder cannot be written ({exc.strerror or exc})") from exc
-
-    def __enter__(self) -> Self:
-        self.run["status"] = "running"
-        write_json(self.folder / RUN, self.run)
-        try:
-            self._rows = self._rows_path.open("a", encoding="utf-8")
-            self._errors = self._errors_path.open("w", encoding="utf-8")
-        except OSError as exc:
-            raise OutputError(f"{self.folder}: cannot be written ({exc.strerror})") from exc
+            raise OutputError(f"{self.folder}: the output folder cannot be written ({exc.strerror or exc})") from exc
+        self.begun = True
         return self
+
+    def _prepare(self, *, earlier: bool) -> None:
+        """Bring an earlier run's rows back to their working file, remove what it left besides, and note the new run."""
+        folder = self.folder
+        if earlier:
+            check_settings(folder, self.run["settings"])
+            for table in TABLES:  # of fewer rows than this run will have
+                (folder / f"predictions.{table}").unlink(missing_ok=True)
+        pictures = ((folder / kind).rglob(f"{TEMPORARY_PREFIX}*") for kind in PICTURES)
+        remove_temporary(itertools.chain(folder.iterdir(), *pictures))
+        self._errors_path.unlink(missing_ok=True)  # images that failed are tried again
+        if (folder / ROWS).exists() and not self._rows_path.exists():
+            with replacing(self._rows_path) as temporary:
+                shutil.copyfile(folder / ROWS, temporary)
+        cut_torn_line(self._rows_path)
+        self.done = {row["image_path"]: bool(row.get("pred_label")) for row in read_rows(self._rows_path)}
+        self.run |= {"runs": self._runs(read_run(folder)), "status": "running"}
+        write_json(folder / RUN, self.run)
+
+    def _runs(self, before: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        """Software and device of the rows: of the runs before, and of this one where they are others."""
+        software = {key: self.run.get(key) for key in ("versions", "device")}
+        runs: list[dict[str, Any]] = [] if before is None else list(before.get("runs", []))
+        other = differences({key: runs[-1][key] for key in software}, software) if runs else []
+        if other:
+            log.warning("%s: goes on with other versions or another device (%s)", self.folder, "; ".join(other))
+        return [*runs, {"first_row": len(self.done), **software}] if other or not runs else runs
 
     def write(
         self,
@@ -235,7 +264,7 @@ class FolderWriter:
             picture: RGB, needed for the overlay.
             truth: ground-truth mask to draw, where there is one.
         """
-        if self._rows is None:
+        if not self.begun:
             raise UsageError("FolderWriter: use it in a with statement")
         saving = self._savers.submit(self._save, image_path or stem, prediction, stem, picture, truth)
         self._saving.append((saving, prediction.anomaly_map.nbytes))
@@ -262,7 +291,7 @@ class FolderWriter:
 
     def _note_first(self) -> None:
         """Append the row of the image that has waited longest, once it is saved."""
-        _append(self._rows, self._saving.popleft()[0].result(), self._rows_path)
+        self._rows.append(self._saving.popleft()[0].result())
         self.written += 1
 
     def _finish(self, *, interrupted: bool) -> None:
@@ -276,38 +305,41 @@ class FolderWriter:
     def write_error(self, image_path: str, reason: str) -> None:
         """Note an image that failed."""
         self.failed += 1
-        _append(self._errors, {"image_path": image_path, "error": reason}, self._errors_path)
+        self._errors.append({"image_path": image_path, "error": reason})
 
     def __exit__(
         self, kind: type[BaseException] | None, exception: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        try:
-            self._finish(interrupted=kind is not None)
-        except BaseException as exc:
-            if kind is None:
+        with self._held:
+            try:
+                self._finish(interrupted=kind is not None)
+                if kind is None:
+                    self._publish()
+            except BaseException as exc:
+                if kind is None:
+                    self._interrupted()
+                    raise
+                log.debug("after the first error: %s", exc)  # which is the one to tell
+            if kind is not None:
                 self._interrupted()
-                raise
-            log.debug("after the first error: %s", exc)  # which is the one to tell
-        if kind is not None:
-            self._interrupted()
-            return
-        self._close()
-        _publish(self._errors_path, self.folder / ERRORS, keep=self.failed > 0)
+
+    def _publish(self) -> None:
+        """Give what was written its final names; run.json says so last."""
+        for journal in (self._rows, self._errors):
+            journal.close()
+        if self.failed:
+            _rename(self._errors_path, self.folder / ERRORS)
+        else:
+            for path in (self._errors_path, self.folder / ERRORS):
+                _remove(path)
         if self.table != "jsonl":
             with replacing(self.folder / f"predictions.{self.table}") as temporary:
-                _TABLES[self.table](read_rows(self._rows_path), temporary)
-        _publish(self._rows_path, self.folder / ROWS, keep=True)
+                TABLES[self.table](read_rows(self._rows_path), temporary)
+        _rename(self._rows_path, self.folder / ROWS)
         self.run |= {"status": "done", "counts": {"scored": self.written + len(self.done), "failed": self.failed}}
         write_json(self.folder / RUN, self.run)
 
-    def _close(self) -> None:
-        for stream in (self._rows, self._errors):
-            if stream is not None:
-                with contextlib.suppress(OSError):  # every row was flushed when it was written
-                    stream.close()
-
     def _interrupted(self) -> None:
-        self._close()
         self.run["status"] = "interrupted"
         with contextlib.suppress(OSError):  # the first error is the one to tell
             write_json(self.folder / RUN, self.run)
@@ -318,74 +350,16 @@ def row_of(image_path: str | None, prediction: Prediction) -> dict[str, Any]:
     return {**prediction.to_dict(), "image_path": image_path}
 
 
-def _append(stream: IO[str] | None, row: Mapping[str, Any], path: Path) -> None:
-    if stream is None:
-        raise UsageError("FolderWriter: use it in a with statement")
+def _rename(working: Path, final: Path) -> None:
+    """Give a finished working file its final name."""
     try:
-        stream.write(json.dumps(row) + "\n")
-        stream.flush()
-    except OSError as exc:
-        raise OutputError(f"{path}: cannot be written ({exc.strerror}); what is there so far is whole") from exc
-
-
-def _publish(working: Path, final: Path, *, keep: bool) -> None:
-    """Give a finished working file its final name, or remove both."""
-    try:
-        if not keep:
-            working.unlink(missing_ok=True)
-            final.unlink(missing_ok=True)
-            return
-        with working.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        working.replace(final)
+        publish(working, final)
     except OSError as exc:
         raise OutputError(f"{final}: cannot be written ({exc.strerror}); the rows are in {working.name}") from exc
 
 
-def _write_csv(rows: Iterator[dict[str, Any]], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
-        writer = csv.DictWriter(stream, COLUMNS)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: json.dumps(value) if key in _NESTED else value for key, value in row.items()})
-
-
-def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    region = pa.struct(
-        [
-            ("box", pa.list_(pa.int32())),
-            ("area", pa.int64()),
-            ("peak", pa.float64()),
-            ("centroid", pa.list_(pa.float64())),
-        ]
-    )
-    types = {
-        "image_size": pa.list_(pa.int32()),
-        "pred_score": pa.float64(),
-        "pred_score_std": pa.float64(),
-        "patch_scores_std": pa.float64(),
-        "pred_label": pa.bool_(),
-        "threshold": pa.float64(),
-        "pixel_threshold": pa.float64(),
-        "calibrated": pa.bool_(),
-        "probability": pa.float64(),
-        "map_size": pa.list_(pa.int32()),
-        "regions": pa.list_(region),
-        "timings_ms": pa.map_(pa.string(), pa.float64()),
-    }
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
-    with pq.ParquetWriter(str(path), schema) as writer:
-        block: list[dict[str, Any]] = []
-        for row in rows:
-            name = row["image_path"].encode("utf-8", "backslashreplace").decode()  # file names may be no UTF-8
-            block.append({**row, "image_path": name, "timings_ms": list(row["timings_ms"].items())})
-            if len(block) == 1000:
-                writer.write_table(pa.Table.from_pylist(block, schema=schema))
-                block = []
-        writer.write_table(pa.Table.from_pylist(block, schema=schema))
-
-
-_TABLES = {"csv": _write_csv, "parquet": _write_parquet}
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as exc:
+        raise OutputError(f"{path}: cannot be removed ({exc.strerror})") from exc
