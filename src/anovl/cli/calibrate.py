@@ -14,7 +14,7 @@ from anovl.cli import options, words
 from anovl.cli.app import is_quiet
 from anovl.cli.binding import Chosen
 from anovl.cli.run import SOME_FAILED, Run, count_images, named_source
-from anovl.config import DEFAULT_MODEL, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, Decode, OutputSize
+from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, Decode, OutputSize
 from anovl.errors import UsageError, suggest
 from anovl.files import check_writable
 from anovl.profiles import DEFAULT_FPR, Choice, check_fpr
@@ -99,7 +99,7 @@ def calibrate(
         offline=offline,
         max_pixels=max_pixels,
         max_bytes=max_bytes,
-        threshold=0.5,  # none that an exported file brings
+        threshold=DEFAULT_THRESHOLD,  # none that an exported file brings
     )
     chosen.check()
     sources = [named_source(good), *([] if bad is None else [bad])]

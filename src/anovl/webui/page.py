@@ -83,67 +83,35 @@ class Page:
                 with gr.Column(scale=2, min_width=300):
                     names = list(self.models)
                     tiles = [views.Tile(jpeg(one.picture), (one.class_name, one.defect or "good")) for one in self.examples]
-                    asked = Asked(names, self.class_name, self._note(names[0]), tiles)
+                    self.asked = Asked(names, self.class_name, self._note(names[0]), tiles)
                 with gr.Column(scale=5, min_width=320):
-                    shown = Shown()
-            self._connect(asked, shown)
+                    self.shown = Shown()
+            self._connect()
         return blocks
 
-    def _connect(self, asked: Asked, shown: Shown) -> None:
+    def _connect(self) -> None:
         """What happens when."""
+        asked, shown = self.asked, self.shown
         settings = asked.words | shown.view
         common: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         scoring = common | {"concurrency_limit": 1, "concurrency_id": "model"}
         drawing = common | {"concurrency_limit": None}
-
-        def find(values: Values) -> Iterator[Changes]:
-            folder = [path for path in values[asked.folder] or () if Path(path).suffix.lower() in SUFFIXES]
-            paths = [*(values[asked.files] or ()), *folder, *filter(None, [values[asked.camera]])]
-            yield from self._find(asked, shown, values, named(paths))
-
-        def example(values: Values, event: gr.EventData) -> Iterator[Changes]:
-            chosen = self.examples[event.index]
-            values[asked.class_name] = chosen.class_name
-            yield {asked.class_name: chosen.class_name}
-            yield from self._find(asked, shown, values, [chosen.item])
-
-        def calibrate(values: Values) -> Iterator[Changes]:
-            yield from self._calibrate(asked, shown, values)
-
-        def load(values: Values) -> Changes:
-            return self._load_profile(asked, shown, values)
-
-        def redraw(values: Values) -> Changes:
-            return self._draw(shown, values)
-
-        def select(values: Values, event: gr.EventData) -> Changes:
-            if (session := values[shown.session]) is not None:
-                session.select(event.index)
-            return self._draw(shown, values)
-
-        def stop(running: Session | None) -> None:
-            if running is not None:
-                running.stopped = True
-
-        def archive(values: Values) -> Changes:
-            return self._archive(shown, values)
-
         calibrating = [*shown.drawn, shown.threshold, shown.pixel, shown.profile, shown.running]
         calibrating += [asked.calibrated, asked.profile_file]
         started = [asked.find.click, asked.class_name.submit]
         runs = [
-            gr.on(started, find, asked.uploads | settings, shown.all, **scoring),
-            asked.examples.select(example, settings, [*shown.all, asked.class_name], **scoring),
-            asked.calibrate.click(calibrate, settings | {asked.good, asked.rate}, calibrating, **scoring),
+            gr.on(started, self._find_uploaded, asked.uploads | settings, shown.all, **scoring),
+            asked.examples.select(self._find_example, settings, [*shown.all, asked.class_name], **scoring),
         ]
-        for run in runs[:2]:
+        for run in runs:
             run.then(None, js=_TO_RESULT, **common)
-        asked.stop.click(stop, shown.running, None, **drawing)
-        asked.earlier.upload(load, shown.view | {asked.earlier}, calibrating, **drawing)
+        asked.calibrate.click(self._calibrate, settings | {asked.good, asked.rate}, calibrating, **scoring)
+        asked.stop.click(_stop, shown.running, None, **drawing)
+        asked.earlier.upload(self._load_profile, shown.view | {asked.earlier}, calibrating, **drawing)
         moved = [control.input for control in (shown.threshold, shown.pixel, shown.opacity, shown.contours, shown.boxes)]
-        gr.on(moved, redraw, shown.view, shown.drawn, trigger_mode="always_last", **drawing)
-        shown.gallery.select(select, shown.view, shown.drawn, **drawing)
-        made = shown.download.click(archive, shown.view, shown.archive, **common)
+        gr.on(moved, self._draw, shown.view, shown.drawn, trigger_mode="always_last", **drawing)
+        shown.gallery.select(self._select, shown.view, shown.drawn, **drawing)
+        made = shown.download.click(self._archive, shown.view, shown.archive, **common)
         made.success(None, js="() => document.querySelector('#archive')?.click()", **common)
         asked.model.change(self._note, asked.model, asked.note, **drawing)
 
@@ -167,35 +135,49 @@ class Page:
             self._by_recipe[name, recipe] = Torch(model.detector.with_recipe(recipe))
         return self._by_recipe[name, recipe]
 
-    def _session(self, asked: Asked, values: Values) -> Session:
+    def _session(self, values: Values) -> Session:
         """A new session for the words.
 
         Raises:
             UsageError: words that do not suit the model.
         """
-        class_name = (values[asked.class_name] or "").strip()
+        class_name = (values[self.asked.class_name] or "").strip()
         if not class_name:
             raise UsageError("Say what the pictures show, such as 'metal nut'.")
-        defects = tuple(word.strip() for word in (values[asked.defects] or "").split(",") if word.strip())
-        domain = None if values[asked.domain] == DOMAINS[0] else values[asked.domain]
-        words = Words(class_name=class_name, domain=domain, defects=defects, adapt=bool(values[asked.adapt]))
-        model = self._model(values[asked.model], values[asked.recipe])
-        told = {"model": values[asked.model], **model.describe(), **asdict(words)}
+        defects = tuple(word.strip() for word in (values[self.asked.defects] or "").split(",") if word.strip())
+        domain = None if values[self.asked.domain] == DOMAINS[0] else values[self.asked.domain]
+        words = Words(class_name=class_name, domain=domain, defects=defects, adapt=bool(values[self.asked.adapt]))
+        model = self._model(values[self.asked.model], values[self.asked.recipe])
+        told = {"model": values[self.asked.model], **model.describe(), **asdict(words)}
         return Session(model.job(words), told, self._looks)
 
-    def _find(self, asked: Asked, shown: Shown, values: Values, items: Sequence[SourceItem]) -> Iterator[Changes]:
+    def _find_uploaded(self, values: Values) -> Iterator[Changes]:
+        """Score what was uploaded; in a folder pictures alone, as `anovl predict` does."""
+        asked = self.asked
+        folder = [path for path in values[asked.folder] or () if Path(path).suffix.lower() in SUFFIXES]
+        paths = [*(values[asked.files] or ()), *folder, *filter(None, [values[asked.camera]])]
+        yield from self._find(values, named(paths))
+
+    def _find_example(self, values: Values, event: gr.EventData) -> Iterator[Changes]:
+        """Score the example that was chosen."""
+        chosen = self.examples[event.index]
+        values[self.asked.class_name] = chosen.class_name
+        yield {self.asked.class_name: chosen.class_name}
+        yield from self._find(values, [chosen.item])
+
+    def _find(self, values: Values, items: Sequence[SourceItem]) -> Iterator[Changes]:
         """Score pictures, telling how far it is; then show them."""
         try:
             if not items:
                 raise UsageError("Choose pictures, a folder or a photo first, or take an example.")
-            session = self._session(asked, values)
-            values[shown.session] = session
-            yield {shown.session: session, shown.running: session}
+            session = self._session(values)
+            values[self.shown.session] = session
+            yield {self.shown.session: session, self.shown.running: session}
             for changes in self._run(session, items):
-                yield {shown.status: changes}
-            yield self._finish(shown, values)
+                yield {self.shown.status: changes}
+            yield self._finish(values)
         except AnovlError as exc:
-            yield _hidden(shown) | {shown.status: views.problem(reason(exc))}
+            yield self._hidden() | {self.shown.status: views.problem(reason(exc))}
 
     def _run(self, session: Session, items: Sequence[SourceItem]) -> Iterator[str]:
         """Score; how far it is, after each picture."""
@@ -205,126 +187,139 @@ class Page:
         for done in session.run(items, batch_size=self.settings.batch_size, workers=self.settings.workers):
             yield views.progress(done, len(items))
 
-    def _finish(self, shown: Shown, values: Values) -> Changes:
+    def _finish(self, values: Values) -> Changes:
         """Show what a session found, the highest score first."""
-        session: Session | None = values[shown.session]
+        session: Session | None = values[self.shown.session]
         if session is None or not session.found:
-            return _hidden(shown) | {shown.status: (session and views.failures(session)) or EMPTY}
+            return self._hidden() | {self.shown.status: (session and views.failures(session)) or EMPTY}
         session.select(0)
         several = len(session.found) > 1
         tiles = [views.Tile(found.tile, (f"{found.pred_score:.3f}", found.name)) for found in session.ranked]
         return {
-            shown.result: gr.update(visible=True),
-            shown.batch: gr.update(visible=several),
-            shown.download: gr.update(visible=True),
-            shown.gallery: views.gallery("Batch", tiles) if several else "",
-            **self._set_thresholds(shown, values, session),
-            **self._draw(shown, values),
+            self.shown.result: gr.update(visible=True),
+            self.shown.batch: gr.update(visible=several),
+            self.shown.download: gr.update(visible=True),
+            self.shown.gallery: views.gallery("Batch", tiles) if several else "",
+            **self._set_thresholds(values, session),
+            **self._draw(values),
         }
 
-    def _set_thresholds(self, shown: Shown, values: Values, session: Session) -> Changes:
+    def _fitting(self, values: Values, session: Session) -> Profile | None:
+        """The visitor's profile, where it is for such scores."""
+        profile: Profile | None = values[self.shown.profile]
+        return None if profile is None or profile.origin.differences(session.origin) else profile
+
+    def _set_thresholds(self, values: Values, session: Session) -> Changes:
         """The sliders for a session: their range holds all its scores; the profile's values where it is for the same run."""
         low, high = session.score_range()
-        profile: Profile | None = values[shown.profile]
-        mismatch = profile is not None and profile.origin.differences(session.origin)
-        own = {shown.threshold: DEFAULT_THRESHOLD, shown.pixel: DEFAULT_THRESHOLD}
-        if profile is not None and not mismatch:
-            own = {shown.threshold: profile.image_threshold, shown.pixel: profile.pixel_threshold}
+        own = {self.shown.threshold: DEFAULT_THRESHOLD, self.shown.pixel: DEFAULT_THRESHOLD}
+        if (profile := self._fitting(values, session)) is not None:
+            own = {self.shown.threshold: profile.image_threshold, self.shown.pixel: profile.pixel_threshold}
         low, high = min(low, *own.values()), max(high, *own.values())
         changes: Changes = {}
         for slider, value in own.items():
-            keep = profile is None and low <= values[slider] <= high
+            keep = values[self.shown.profile] is None and low <= values[slider] <= high
             values[slider] = values[slider] if keep else value
             changes[slider] = gr.update(minimum=low, maximum=high, step=(high - low) / STEPS, value=values[slider])
         return changes
 
-    def _thresholds(self, shown: Shown, values: Values, session: Session) -> Thresholds:
+    def _thresholds(self, values: Values, session: Session) -> Thresholds:
         """Where the sliders stand; a profile's exact values while they stand on them."""
-        image, pixel = float(values[shown.threshold]), float(values[shown.pixel])
-        profile: Profile | None = values[shown.profile]
-        if profile is not None and not profile.origin.differences(session.origin):
+        image, pixel = float(values[self.shown.threshold]), float(values[self.shown.pixel])
+        if (profile := self._fitting(values, session)) is not None:
             low, high = session.score_range()
             near = (high - low) / STEPS  # what a slider may round
             if abs(image - profile.image_threshold) <= near and abs(pixel - profile.pixel_threshold) <= near:
                 return Thresholds(profile.image_threshold, profile.pixel_threshold, calibrated=True)
         return Thresholds(image, pixel)
 
-    def _draw(self, shown: Shown, values: Values) -> Changes:
+    def _select(self, values: Values, event: gr.EventData) -> Changes:
+        """Look at another picture of the batch."""
+        session: Session | None = values[self.shown.session]
+        if session is not None:
+            session.select(event.index)
+        return self._draw(values)
+
+    def _draw(self, values: Values) -> Changes:
         """The selected picture under the sliders."""
-        session: Session | None = values[shown.session]
+        session: Session | None = values[self.shown.session]
         if session is None or session.selected is None:
-            return {shown.status: EMPTY}
-        thresholds = self._thresholds(shown, values, session)
+            return {self.shown.status: EMPTY}
         try:
             looked, picture = session.look()
+            thresholds = self._thresholds(values, session)
         except AnovlError as exc:
-            return {shown.status: views.problem(reason(exc))}
+            return {self.shown.status: views.problem(reason(exc))}
         prediction = decided(looked, thresholds)
         regions = prediction.regions()
         mask = mask_image(prediction)
         mask.thumbnail((PANEL, PANEL), Image.Resampling.NEAREST)
         said = views.failures(session) + views.counts(session, thresholds.image)
         return {
-            shown.status: said + views.verdict(session.selected.name, prediction, regions),
-            shown.picture: views.framed(picture, prediction, regions) if values[shown.boxes] else picture,
-            shown.heat: blend(picture, prediction, opacity=values[shown.opacity], contours=values[shown.contours]),
-            shown.mask: mask,
-            shown.regions: views.region_table(regions),
-            shown.histogram: views.histogram(session.found, thresholds.image),
+            self.shown.status: said + views.verdict(session.selected.name, prediction, regions),
+            self.shown.picture: views.framed(picture, prediction, regions) if values[self.shown.boxes] else picture,
+            self.shown.heat: blend(picture, prediction, opacity=values[self.shown.opacity], contours=values[self.shown.contours]),
+            self.shown.mask: mask,
+            self.shown.regions: views.region_table(regions),
+            self.shown.histogram: views.histogram(session.found, thresholds.image),
         }
 
-    def _calibrate(self, asked: Asked, shown: Shown, values: Values) -> Iterator[Changes]:
+    def _calibrate(self, values: Values) -> Iterator[Changes]:
         """Thresholds from good pictures."""
         try:
-            items = named(values[asked.good] or ())
+            items = named(values[self.asked.good] or ())
             if not items:
                 raise UsageError("Choose some good pictures of the same thing first; 19 or more keep 5 % false alarms.")
-            session = self._session(asked, values)
-            yield {shown.running: session}
+            session = self._session(values)
+            yield {self.shown.running: session}
             for changes in self._run(session, items):
-                yield {asked.calibrated: changes}
+                yield {self.asked.calibrated: changes}
             if session.stopped:
                 raise UsageError("Stopped; the thresholds are as before.")
             pairs = [(found.pred_score, found.peak) for found in session.found]
-            profile = calibration.calibrate(pairs, session.origin, fpr=float(values[asked.rate]))
-            yield self._use_profile(asked, shown, values, profile, views.failures(session))
+            profile = calibration.calibrate(pairs, session.origin, fpr=float(values[self.asked.rate]))
+            yield self._use_profile(values, profile, views.failures(session))
         except AnovlError as exc:
-            yield {asked.calibrated: views.problem(reason(exc))}
+            yield {self.asked.calibrated: views.problem(reason(exc))}
 
-    def _load_profile(self, asked: Asked, shown: Shown, values: Values) -> Changes:
+    def _load_profile(self, values: Values) -> Changes:
         """A profile from a file."""
         try:
-            return self._use_profile(asked, shown, values, Profile.load(values[asked.earlier]), "")
+            return self._use_profile(values, Profile.load(values[self.asked.earlier]), "")
         except AnovlError as exc:
-            return {asked.calibrated: views.problem(str(exc).removeprefix(f"{values[asked.earlier]}: "))}
+            return {self.asked.calibrated: views.problem(str(exc).removeprefix(f"{values[self.asked.earlier]}: "))}
 
-    def _use_profile(self, asked: Asked, shown: Shown, values: Values, profile: Profile, said: str) -> Changes:
+    def _use_profile(self, values: Values, profile: Profile, said: str) -> Changes:
         """Set the sliders, offer the profile, and draw again."""
-        values[shown.profile] = profile
-        session: Session | None = values[shown.session]
+        values[self.shown.profile] = profile
+        session: Session | None = values[self.shown.session]
         other = [] if session is None else profile.origin.differences(session.origin)
         path = self._new_path(PROFILE)
         profile.save(path)
         changes: Changes = {
-            shown.profile: profile,
-            asked.calibrated: said + views.calibrated(profile, other),
-            asked.profile_file: gr.update(value=str(path), visible=True),
+            self.shown.profile: profile,
+            self.asked.calibrated: said + views.calibrated(profile, other),
+            self.asked.profile_file: gr.update(value=str(path), visible=True),
         }
         if session is not None and session.selected is not None:
-            changes |= self._set_thresholds(shown, values, session) | self._draw(shown, values)
+            changes |= self._set_thresholds(values, session) | self._draw(values)
         return changes
 
-    def _archive(self, shown: Shown, values: Values) -> Changes:
+    def _archive(self, values: Values) -> Changes:
         """The results as a file to download."""
-        session: Session | None = values[shown.session]
+        session: Session | None = values[self.shown.session]
         try:
             if session is None:
                 raise UsageError("nothing to download yet: score some pictures first")
             path = self._new_path(RESULTS)
-            session.write_archive(path, self._thresholds(shown, values, session), self.versions)
+            session.write_archive(path, self._thresholds(values, session), self.versions)
         except AnovlError as exc:
             raise gr.Error(reason(exc), print_exception=False) from exc
-        return {shown.archive: str(path)}
+        return {self.shown.archive: str(path)}
+
+    def _hidden(self) -> Changes:
+        """Nothing is shown."""
+        return {part: gr.update(visible=False) for part in (self.shown.result, self.shown.batch, self.shown.download)}
 
     def _new_path(self, name: str) -> Path:
         """Where to write a file for a visitor."""
@@ -348,6 +343,7 @@ class _Example:
         return SourceItem(self.picture, f"{name}.png", name)
 
 
-def _hidden(shown: Shown) -> Changes:
-    """Nothing is shown."""
-    return {part: gr.update(visible=False) for part in (shown.result, shown.batch, shown.download)}
+def _stop(running: Session | None) -> None:
+    """End a visitor's run after the picture that is at hand."""
+    if running is not None:
+        running.stopped = True

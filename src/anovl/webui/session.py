@@ -39,7 +39,7 @@ class Found:
         size: (H, W) of the image in px.
         scores: as the model gave them; the map is made of them.
         timings: milliseconds of each stage.
-        pred_score, pred_score_std: as in `Prediction`.
+        pred_score, score_range: as in `Prediction`.
         peak: largest value of the map.
         tile: a small overlay for the gallery, a JPEG file.
     """
@@ -49,6 +49,7 @@ class Found:
     scores: Any
     timings: dict[str, float]
     pred_score: float
+    score_range: tuple[float, float]
     peak: float
     tile: bytes
 
@@ -86,7 +87,16 @@ class _Keeping:
         own, tile = scores
         prediction = self.job.finish(item, size, own, timings)
         drawn = jpeg(blend(tile, prediction, contours=False))
-        return Found(item, size, own, prediction.timings_ms, prediction.pred_score, float(prediction.anomaly_map.max()), drawn)
+        return Found(
+            item=item,
+            size=size,
+            scores=own,
+            timings=prediction.timings_ms,
+            pred_score=prediction.pred_score,
+            score_range=prediction.score_range,
+            peak=float(prediction.anomaly_map.max()),
+            tile=drawn,
+        )
 
 
 class Looks:
@@ -178,8 +188,8 @@ class Session:
         self.selected = ranked[min(max(place, 0), len(ranked) - 1)] if ranked else None
 
     def score_range(self) -> tuple[float, float]:
-        """What the sliders must reach: the drawing scale of the selected image, and all scores and peaks."""
-        low, high = self.look()[0].score_range
+        """What the sliders must reach: the drawing scale of the run, and all scores and peaks."""
+        low, high = self.found[0].score_range
         values = [value for found in self.found for value in (found.pred_score, found.peak)]
         return min(low, *values), max(high, *values)
 
@@ -223,8 +233,8 @@ class Session:
                 for found in self.found:
                     prediction = decided(self._prediction(found), thresholds)
                     writer.write(found.name, prediction, stem=found.item.stem, picture=self._picture(found))
-                for name, reason in self.failed:
-                    writer.write_error(name, reason)
+                for failure in self.failed:
+                    writer.write_error(*failure)
             with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG files are compressed already
                 for file in sorted(folder.rglob("*")):
                     if file.is_file():
