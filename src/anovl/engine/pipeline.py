@@ -118,7 +118,7 @@ def run(
         raise UsageError(f"batch_size and workers: expected at least 1, got {batch_size} and {workers}")
     decoders = ThreadPoolExecutor(workers, thread_name_prefix="anovl-decode")
     finishers = ThreadPoolExecutor(workers, thread_name_prefix="anovl-finish")
-    batcher = _Batcher(work, batch_size)
+    batcher = Batcher(work, batch_size)
     coming: deque[Callable[[], Outcome[Result]]] = deque()
     wait = True
     try:
@@ -146,7 +146,7 @@ def _results(coming: deque[Callable[[], Outcome[Result]]]) -> Iterator[Outcome[R
 def _decoded(
     work: Work[Pixels, Any, Any],
     items: Iterable[SourceItem],
-    batcher: _Batcher[Pixels, Any],
+    batcher: Batcher[Pixels, Any],
     pool: ThreadPoolExecutor,
     *,
     ahead: int,
@@ -191,7 +191,7 @@ def decode(work: Work[Pixels, Any, Any], item: SourceItem, *, keep_picture: bool
     return Decoded(item, pixels, size, picture if keep_picture else None, timings)
 
 
-class _Batcher(Generic[Pixels, Scored]):
+class Batcher(Generic[Pixels, Scored]):
     """Scores decoded images and remembers the batch size that fits."""
 
     def __init__(self, work: Work[Pixels, Scored, Any], size: int) -> None:

@@ -196,7 +196,7 @@ class FolderWriter:
             folder.mkdir(parents=True, exist_ok=True)
             if earlier:
                 check_settings(folder, self.run["settings"])
-                for table in _TABLES:  # of fewer rows than this run will have
+                for table in TABLES:  # of fewer rows than this run will have
                     (folder / f"predictions.{table}").unlink(missing_ok=True)
             if (folder / ROWS).exists() and not self._rows_path.exists():
                 with replacing(self._rows_path) as temporary:
@@ -295,7 +295,7 @@ class FolderWriter:
         _publish(self._errors_path, self.folder / ERRORS, keep=self.failed > 0)
         if self.table != "jsonl":
             with replacing(self.folder / f"predictions.{self.table}") as temporary:
-                _TABLES[self.table](read_rows(self._rows_path), temporary)
+                TABLES[self.table](read_rows(self._rows_path), temporary)
         _publish(self._rows_path, self.folder / ROWS, keep=True)
         self.run |= {"status": "done", "counts": {"scored": self.written + len(self.done), "failed": self.failed}}
         write_json(self.folder / RUN, self.run)
@@ -388,4 +388,4 @@ def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> None:
         writer.write_table(pa.Table.from_pylist(block, schema=schema))
 
 
-_TABLES = {"csv": _write_csv, "parquet": _write_parquet}
+TABLES = {"csv": _write_csv, "parquet": _write_parquet}
