@@ -335,11 +335,10 @@ class DetectionJob:
 
     def without_model(self) -> DetectionJob:
         """This job for a process that loads and finishes what another one scores: no weights, small to send."""
-        light, bare = copy(self.detector), nn.Module()
+        light, bare, method = copy(self.detector), nn.Module(), copy(self.detector.method)
         bare.logit_scale = self.detector.backbone.clip.logit_scale  # the drawing scale asks for it
-        light.backbone = replace(light.backbone, clip=bare, tokenizer=None)  # type: ignore[arg-type]
-        light.method = copy(light.method)
-        del light.method.encoder, light._texts
+        light.backbone, light.method = replace(light.backbone, clip=bare, tokenizer=None), method  # type: ignore[arg-type]
+        del method.encoder, light._texts  # noqa: SLF001
         return replace(self, detector=light, adapters=())
 
     def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:

@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from anovl.errors import AnovlError, OutputError, UnavailableError, UsageError, 
 from anovl.files import ERRORS, RUN
 from anovl.results import Prediction
 
-log = logging.getLogger(__name__)
+DECODE_MEMORY = 2**28  # bytes that a node keeps free for each; it also keeps Ray from decoding inside the actors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +114,6 @@ def connected(address: str | None) -> Iterator[None]:
     require_extra("ray.data", "ray", "--engine ray")
     started = not ray.is_initialized()
     if started:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong is told by exceptions
         try:
             ray.init(
                 address=address or "local",
@@ -156,7 +154,7 @@ def execute(
     rows: list[Row] = [row(number, items) for number, items in shards]
     data = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(decode, num_cpus=1, max_retries=-1)  # -1 as for the actors: a worker that is lost is no error
+        .map(decode, num_cpus=1, memory=DECODE_MEMORY)
         .map(
             Score,
             fn_constructor_args=(bind, pool.batch_size),
@@ -164,7 +162,7 @@ def execute(
             num_cpus=1,
             num_gpus=pool.gpus,
         )
-        .map(write, num_cpus=1, max_retries=-1)
+        .map(write, num_cpus=1)
     )
     try:
         for done in data.iter_rows():
