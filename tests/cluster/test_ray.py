@@ -189,6 +189,6 @@ def test_a_bucket(cluster, folder, local, tmp_path, monkeypatch):
 def test_a_node_is_lost(cluster, folder, local, tmp_path):  # the last one: the node does not come back
     output = tmp_path / "out"
     thread = when_begun(output, lambda: cluster.remove_node(cluster.second, allow_graceful=False))
-    call(arguments(folder, output, *on(cluster, "--save", "none", "--shard-size", "1", "--actors", "2")))
+    call(arguments(folder, output, *on(cluster, "--save", "none", "--shard-size", "1")))
     thread.join(30)
     check(output, local)

@@ -19,6 +19,8 @@ from anovl.errors import AnovlError, OutputError, UnavailableError, UsageError, 
 from anovl.files import ERRORS, RUN
 from anovl.results import Prediction
 
+log = logging.getLogger(__name__)
+
 DECODE_MEMORY = 2**28  # bytes that a node keeps free for each; it also keeps Ray from decoding inside the actors
 
 
@@ -147,6 +149,9 @@ def execute(
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
+    cores = ray.cluster_resources().get("CPU", 0)
+    if cores <= pool.smallest:
+        log.warning("%d actors leave none of the cluster's %d CPUs to decode: waiting for it to grow", pool.smallest, cores)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
