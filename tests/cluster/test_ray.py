@@ -66,6 +66,13 @@ def call(line, code=3) -> str:
     return result.output
 
 
+def process(line, code=3) -> str:
+    """As `call`, in a process of its own with a cluster of its own."""
+    done = subprocess.run([sys.executable, "-m", "anovl", *line], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
 def rows_of(output) -> dict:
     rows = [row for path in sorted(Path(output, "predictions").iterdir()) for row in pq.read_table(path).to_pylist()]
     named = {row["image_path"]: row for row in rows}
@@ -156,7 +163,7 @@ def test_the_driver_is_killed_and_resumed(cluster, folder, local, tmp_path):
     assert "shard_size" in call([*line[:-1], "2", "--resume"], 2)
 
 
-def test_a_bucket(cluster, folder, local, tmp_path, monkeypatch):
+def test_a_bucket(folder, local, tmp_path, monkeypatch):
     pytest.importorskip("s3fs")
     server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
     server.start()
@@ -175,15 +182,20 @@ def test_a_bucket(cluster, folder, local, tmp_path, monkeypatch):
         bucket.mkdir("plant")
         bucket.put(f"{folder}/", "plant/in/", recursive=True)
         line = ["--engine", "ray", "--shard-size", "3", "--save", "overlay"]
-        call(arguments("s3://plant/in", "s3://plant/out", *line))
+        process(arguments("s3://plant/in", "s3://plant/out", *line))
         bucket.invalidate_cache()
         bucket.get("plant/out/", f"{tmp_path}/out/", recursive=True)
         check(tmp_path / "out", local)
         assert len(list((tmp_path / "out" / "overlay").rglob("*.png"))) == COUNT
-        assert "bucket" in call(arguments("s3://nowhere/in", "s3://plant/other", *line), 2)
-        assert "bucket" in call(arguments(folder, "s3://nowhere/out", *line), 1)
+        assert "bucket" in process(arguments("s3://nowhere/in", "s3://plant/other", *line), 2)
+        assert "bucket" in process(arguments(folder, "s3://nowhere/out", *line), 1)
     finally:
         server.stop()
+
+
+def test_no_cluster_answers(folder, tmp_path):
+    line = arguments(folder, tmp_path / "out", "--engine", "ray", "--address", "127.0.0.1:1")
+    assert "no Ray cluster at 127.0.0.1:1" in process(line, 5)
 
 
 def test_a_node_is_lost(cluster, folder, local, tmp_path):  # the last one: the node does not come back
