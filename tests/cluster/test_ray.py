@@ -196,6 +196,7 @@ def test_a_bucket(folder, local, tmp_path, monkeypatch):
 def test_no_cluster_answers(folder, tmp_path):
     line = arguments(folder, tmp_path / "out", "--engine", "ray", "--address", "127.0.0.1:1")
     assert "no Ray cluster at 127.0.0.1:1" in process(line, 5)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_node_is_lost(cluster, folder, local, tmp_path):  # the last one: the node does not come back

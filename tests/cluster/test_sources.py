@@ -149,6 +149,7 @@ def test_an_output_folder_that_cannot_be_written(tmp_path):
         (["--engine", "ray"], "needs an output folder"),
         (["--engine", "ray", "-o", "x", "--actors", "3..2"], "expected N or MIN..MAX"),
         (["--address", "auto", "-o", "x"], "needs --engine ray"),
+        (["--engine", "ray", "-o", "x", "--format", "csv"], "writes Parquet"),
     ],
 )
 def test_options_that_are_refused(options, message, pictures):

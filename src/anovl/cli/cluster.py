@@ -16,6 +16,7 @@ from anovl.cli.app import is_quiet
 from anovl.cli.binding import Chosen
 from anovl.cli.run import ANOMALIES_FOUND, SOME_FAILED, named_source, progress
 from anovl.errors import NothingToDoError, UsageError, require_extra, suggest
+from anovl.files import RUN
 from anovl.profiles import UNCALIBRATED
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ENGINES = ("local", "ray")
+SHARD_SIZE = 64
 
 Engine = Annotated[str, typer.Option(help="local, or ray: a cluster, any fsspec address; docs/cluster.md.")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster, HOST:PORT or auto; default one of this machine.")]
@@ -44,8 +46,8 @@ class Cluster:
     actor_gpus: float
     shard_size: int
 
-    def check(self) -> None:
-        """Refuse an unknown engine, and what belongs to a cluster without one.
+    def check(self, table: str) -> None:
+        """Refuse an unknown engine, what belongs to a cluster without one, and a table that a cluster does not write.
 
         Raises:
             UsageError: as said.
@@ -53,8 +55,10 @@ class Cluster:
         if self.engine not in ENGINES:
             raise UsageError(suggest("engine", self.engine, ENGINES))
         self.bounds()
-        if self.engine == "local" and (self.address is not None or self.actor_gpus):
-            raise UsageError("--address and --actor-gpus: each needs --engine ray")
+        if self.engine == "local" and (self.address, self.actors, self.actor_gpus, self.shard_size) != (None, "1", 0, SHARD_SIZE):
+            raise UsageError("--address, --actors, --actor-gpus and --shard-size: each needs --engine ray")
+        if self.engine == "ray" and table != "jsonl":
+            raise UsageError(f"--format {table}: --engine ray writes Parquet; leave it out")
 
     def bounds(self) -> tuple[int, int]:
         """Least and most actors.
@@ -124,21 +128,24 @@ def predict(
     pool = run.Pool(smallest=smallest, largest=largest, gpus=cluster.actor_gpus, batch_size=batch_size)
     guarantee = UNCALIBRATED if bound.profile is None else bound.profile.guarantee()
     record = {"versions": versions, "device": chosen.device, "settings": settings, "guarantee": guarantee}
-    folder.write_json("run.json", record | {"status": "running"})
     light = _work(bound.job.without_model())
     decode = Decode(light, draws="overlay" in common["save"])
     write = Write(light, folder, common["save"], common["map_format"])
     left = run.left(shards, done)
     summaries = [out.summary(name) for name in sorted(done)]
+    begun = bool(done)
     try:
         with run.connected(cluster.address), progress(len(left)) as advance:
+            folder.write_json(RUN, record | {"status": "running"})
+            begun = True
             for summary in run.execute(left, decode=decode, bind=partial(_bind, chosen), write=write, pool=pool) if left else ():
                 advance()
                 summaries.append(summary)
                 for error in summary["errors"]:
                     log.warning("skipped %s: %s", error["image_path"], error["error"])
     except BaseException:
-        typer.echo("anovl: stopped; the same command with --resume goes on with the shards that are left", err=True)
+        if begun:
+            typer.echo("anovl: stopped; the same command with --resume goes on with the shards that are left", err=True)
         raise
     counts = out.finish(record, summaries)
     if not is_quiet():
@@ -152,7 +159,8 @@ def predict(
 
 def _items(arguments: list[str], folder: Any) -> Iterator[SourceItem]:
     """Images of all arguments; several are image files, each by its own name."""
-    from anovl.cluster.sources import items_of
+    from anovl.cluster.sources import LISTS, items_of
+    from anovl.cluster.storage import is_address
     from anovl.render.writers import PICTURES
 
     if "-" in arguments:
@@ -160,6 +168,9 @@ def _items(arguments: list[str], folder: Any) -> Iterator[SourceItem]:
     exclude = [Path(folder.url, kind) for kind in PICTURES] if folder.local else []
     if len(arguments) == 1:
         return items_of(arguments[0], exclude=exclude)
+    for one in arguments:
+        if is_address(one) or one.lower().endswith(LISTS):
+            raise UsageError(f"source: name one address or list, or image files only; got {one} beside {len(arguments) - 1} more")
     return items_of(named_source(arguments), exclude=exclude)
 
 

@@ -77,7 +77,7 @@ def predict(
     address: cluster.Address = None,
     actors: cluster.Actors = "1",
     actor_gpus: cluster.ActorGpus = 0,
-    shard_size: cluster.ShardSize = 64,
+    shard_size: cluster.ShardSize = cluster.SHARD_SIZE,
     config: options.Config = None,
 ) -> int:
     """Score images: JSON lines on stdout, or a folder with overlays, maps and predictions.jsonl.
@@ -88,7 +88,7 @@ def predict(
     """
     del config
     on = cluster.Cluster(engine=engine, address=address, actors=actors, actor_gpus=actor_gpus, shard_size=shard_size)
-    on.check()
+    on.check(table)
     folder = None if output == "-" else Path(output)
     kinds = [kind for kind in (part.strip() for part in (save or "overlay").split(",")) if kind and kind != "none"]
     _check_choices(kinds, table, map_format, output_size, decode)

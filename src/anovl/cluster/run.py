@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,7 @@ def connected(address: str | None) -> Iterator[None]:
     require_extra("ray.data", "ray", "--engine ray")
     started = not ray.is_initialized()
     if started:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
         try:
             ray.init(
                 address=address or "local",
