@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from anovl.results import Prediction
 
 log = logging.getLogger(__name__)
 
+CONNECT_SECONDS = 10
 DECODE_MEMORY = 2**28  # bytes that a node keeps free for each; it also keeps Ray from decoding inside the actors
 
 
@@ -119,6 +121,7 @@ def connected(address: str | None) -> Iterator[None]:
     if started:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
         try:
+            _knock(address)
             ray.init(
                 address=address or "local",
                 log_to_driver=False,
@@ -133,6 +136,13 @@ def connected(address: str | None) -> Iterator[None]:
     finally:
         if started:
             ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Fail at once where nothing listens: Ray would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def execute(
