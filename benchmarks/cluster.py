@@ -67,11 +67,14 @@ def main() -> None:
             (local_start, local), (ray_start, ray) = (
                 [seconds(source, *more) for source in (one, small)] for more in ((), ("--engine", "ray"))
             )
-            print(f"local {local:.1f} s, of these {local_start:.1f} s start; Ray {ray:.1f} s, of these {ray_start:.1f} s start")
+            print(
+                f"local {local:.1f} s, of these {local_start:.1f} s start; Ray {ray:.1f} s, of these {ray_start:.1f} s start",
+                flush=True,
+            )
             whole.append(ray / local)
             bare.append((ray - ray_start) / (local - local_start))
             (start_1, run_1), (start_2, run_2) = (on_cluster(cpus, [one, large]) for cpus in (1, 2))
-            print(f"decoding: one worker {run_1 - start_1:.1f} s, two {run_2 - start_2:.1f} s")
+            print(f"decoding: one worker {run_1 - start_1:.1f} s, two {run_2 - start_2:.1f} s", flush=True)
             scaling.append((run_1 - start_1) / (run_2 - start_2))
     print(f"overhead of Ray: whole command {statistics.median(whole):.2f}, without the start {statistics.median(bare):.2f}")
     print(f"scaling from one worker to two: {statistics.median(scaling):.2f}")
