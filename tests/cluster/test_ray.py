@@ -135,8 +135,8 @@ def test_a_worker_is_killed(cluster, folder, local, tmp_path):
     output, killed = tmp_path / "out", []
 
     def kill() -> None:
-        for process in psutil.process_iter(["cmdline"]):
-            if "MapWorker(Map(Score))" in " ".join(process.info["cmdline"] or ()):
+        for process in psutil.Process().children(recursive=True):  # of our cluster alone
+            if "MapWorker(Map(Score))" in " ".join(process.cmdline()):
                 process.kill()
                 killed.append(process.pid)
 
