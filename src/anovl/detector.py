@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from anovl.backbones import Backbone, load_backbone
 from anovl.calibration import calibrate, peaks
@@ -332,6 +332,14 @@ class DetectionJob:
     def limits(self) -> ImageLimits:
         """What images to refuse."""
         return self.detector.limits
+
+    def without_model(self) -> DetectionJob:
+        """This job for a process that loads and finishes what another one scores: no weights, small to send."""
+        light, bare, method = copy(self.detector), nn.Module(), copy(self.detector.method)
+        bare.logit_scale = self.detector.backbone.clip.logit_scale  # the drawing scale asks for it
+        light.backbone, light.method = replace(light.backbone, clip=bare, tokenizer=None), method  # type: ignore[arg-type]
+        del method.encoder, light._texts  # noqa: SLF001
+        return replace(self, detector=light, adapters=())
 
     def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
         """Anything that is an image -> RGB, and (H, W) of the whole image; see `anovl.data.images.load_sized_image`."""

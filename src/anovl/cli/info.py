@@ -30,6 +30,7 @@ PACKAGES = (
     "openvino",
     "fastapi",
     "uvicorn",
+    "ray",
 )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from anovl.cli import options, words
+from anovl.cli import cluster, options, words
 from anovl.cli.binding import Chosen
 from anovl.cli.info import versions
 from anovl.cli.run import Run, count_images, named_source, resolved
@@ -73,6 +73,11 @@ def predict(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check settings and model file, print the plan, score nothing.")
     ] = False,
+    engine: cluster.Engine = "local",
+    address: cluster.Address = None,
+    actors: cluster.Actors = "1",
+    actor_gpus: cluster.ActorGpus = 0,
+    shard_size: cluster.ShardSize = cluster.SHARD_SIZE,
     config: options.Config = None,
 ) -> int:
     """Score images: JSON lines on stdout, or a folder with overlays, maps and predictions.jsonl.
@@ -82,6 +87,8 @@ def predict(
     5 the model or an extra is not on this machine; 130 interrupted.
     """
     del config
+    on = cluster.Cluster(engine=engine, address=address, actors=actors, actor_gpus=actor_gpus, shard_size=shard_size)
+    on.check(table)
     folder = None if output == "-" else Path(output)
     kinds = [kind for kind in (part.strip() for part in (save or "overlay").split(",")) if kind and kind != "none"]
     _check_choices(kinds, table, map_format, output_size, decode)
@@ -116,15 +123,28 @@ def predict(
         profile=None if profile is None else Profile.load(profile),
     )
     chosen.check()
-    source = named_source(sources)
-    count = count_images(source, folder)
     common: dict[str, Any] = {
-        "source": resolved(source),
         "save": sorted(kinds) if folder else [],
         "map_format": map_format,
         "output_size": output_size,
         "decode": decode,
     }
+    if engine == "ray":
+        return cluster.predict(
+            sources,
+            output,
+            cluster=on,
+            chosen=chosen,
+            common=common,
+            batch_size=batch_size,
+            resume=resume,
+            fail_on_anomaly=fail_on_anomaly,
+            dry_run=dry_run,
+            versions=versions(),
+        )
+    source = named_source(sources)
+    count = count_images(source, folder)
+    common = {"source": resolved(source), **common}
 
     from anovl.render.writers import FolderWriter, StreamWriter, check_folder
 

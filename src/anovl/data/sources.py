@@ -110,7 +110,7 @@ def _from_path(source: str | Path, exclude: Collection[Path]) -> Iterator[Source
             real = os.path.realpath(file)
             if file.suffix.lower() in SUFFIXES and not os.path.isdir(real) and not real.startswith(skip):  # noqa: PTH112
                 files.setdefault(real, file)
-        yield from _named(((file, file.relative_to(root) if root.parts else file) for file in files.values()), set())
+        yield from named(((file, file.relative_to(root) if root.parts else file) for file in files.values()), set())
     else:
         raise UsageError(f"source: no such file or folder: {source}")
 
@@ -146,10 +146,10 @@ def _from_folder(root: Path, exclude: Collection[Path]) -> Iterator[SourceItem]:
         # A subfolder "x.png" would stand where the output "x.png" of a picture "x" goes.
         clashing = (Path(folder, name).relative_to(root) for name in folders if Path(name).suffix in (".png", ".npy"))
         reserved = {_safe(path.with_suffix("")) for path in clashing}
-        yield from _named(((here / name, (here / name).relative_to(root)) for name in names), reserved)
+        yield from named(((here / name, (here / name).relative_to(root)) for name in names), reserved)
 
 
-def _named(pairs: Iterable[tuple[Path, Path]], taken: set[str]) -> Iterator[SourceItem]:
+def named(pairs: Iterable[tuple[Path, Path]], taken: set[str]) -> Iterator[SourceItem]:
     """Items of files listed together; files that differ in the suffix only keep it in their output name."""
     listed = list(pairs)
     counts = Counter(relative.with_suffix("") for _, relative in listed)

@@ -120,7 +120,7 @@ def run(
         raise UsageError(f"batch_size and workers: expected at least 1, got {batch_size} and {workers}")
     decoders = ThreadPoolExecutor(workers, thread_name_prefix="anovl-decode")
     finishers = ThreadPoolExecutor(workers, thread_name_prefix="anovl-finish")
-    batcher = _Batcher(work, batch_size)
+    batcher = Batcher(work, batch_size)
     coming: deque[Callable[[], Outcome[Result]]] = deque()
     wait = True
     try:
@@ -148,7 +148,7 @@ def _results(coming: deque[Callable[[], Outcome[Result]]]) -> Iterator[Outcome[R
 def _decoded(
     work: Work[Pixels, Any, Any],
     items: Iterable[SourceItem],
-    batcher: _Batcher[Pixels, Any],
+    batcher: Batcher[Pixels, Any],
     pool: ThreadPoolExecutor,
     *,
     ahead: int,
@@ -207,7 +207,7 @@ def _state(image: Any) -> tuple[int, int, int] | None:
     return info.st_ino, info.st_size, info.st_mtime_ns
 
 
-class _Batcher(Generic[Pixels, Scored]):
+class Batcher(Generic[Pixels, Scored]):
     """Scores decoded images and remembers the batch size that fits."""
 
     def __init__(self, work: Work[Pixels, Scored, Any], size: int) -> None:

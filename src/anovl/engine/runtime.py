@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,6 +151,12 @@ class ExportedJob:
     def limits(self) -> ImageLimits:
         """What images to refuse."""
         return self.model.limits
+
+    def without_model(self) -> ExportedJob:
+        """This job for a process that loads and finishes what another one scores: no session, small to send."""
+        light = copy(self.model)
+        del light.session
+        return replace(self, model=light)
 
     def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
         """Anything that is an image -> RGB, and (H, W) of the whole image; see `anovl.data.images.load_sized_image`."""

@@ -1,0 +1,169 @@
+"""Sources of a cluster run: what one machine takes, lists of paths as CSV, JSON lines or Parquet, and any fsspec address."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from anovl.cluster.storage import explained, file_system, is_address
+from anovl.data.images import SUFFIXES
+from anovl.data.sources import SourceItem, iter_source, named
+from anovl.errors import ImageNotFoundError, UsageError, require_extra
+
+LISTS = (".csv", ".jsonl", ".parquet")
+PATH, BYTES = "image_path", "bytes"  # columns; a list has one of them
+
+
+@dataclass(frozen=True)
+class Remote:
+    """An image file at an address."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An image in a row of a Parquet file."""
+
+    url: str
+    group: int
+    row: int
+
+
+def items_of(source: str | list[str], *, exclude: list[Path]) -> Iterator[SourceItem]:
+    """Every image of a source, in the same order each time; images are paths, `Remote` or `Cell`.
+
+    Args:
+        source: as for one machine; an address of a folder, a glob or an image; or a .csv, .jsonl or .parquet file, here or at
+            an address, with a column image_path (relative to the file's folder, absolute or an address), or bytes (Parquet).
+        exclude: as in `iter_source`.
+
+    Raises:
+        UsageError: no such source, or a list that is not as described.
+        MissingExtraError: the package of a scheme is not installed.
+    """
+    if isinstance(source, str) and source.lower().endswith(LISTS):
+        yield from _from_list(source)
+    elif isinstance(source, str) and is_address(source):
+        yield from _from_address(source)
+    else:
+        for item in iter_source(source, exclude=exclude):
+            yield replace(item, image=Path(item.image).absolute())
+
+
+@contextlib.contextmanager
+def opened(image: Path | Remote | Cell) -> Iterator[Any]:
+    """An image of `items_of` as `load_image` takes it.
+
+    Raises:
+        ImageNotFoundError: it cannot be reached.
+    """
+    if isinstance(image, Path):
+        yield image
+        return
+    try:
+        system, path = file_system(image.url)
+        stream = system.open(path, "rb")
+    except Exception as exc:
+        reason = "no such file" if isinstance(exc, FileNotFoundError) else f"cannot be read ({exc})"
+        raise ImageNotFoundError(image.url, reason) from exc
+    with stream:
+        yield stream if isinstance(image, Remote) else _cell(image, stream)
+
+
+def _cell(cell: Cell, stream: Any) -> bytes:
+    import pyarrow.parquet as pq
+
+    column = pq.ParquetFile(stream).read_row_group(cell.group, columns=[BYTES]).column(0)
+    data = column[cell.row].as_py()
+    if not isinstance(data, bytes):
+        raise ImageNotFoundError(cell.url, f"expected bytes, got {type(data).__name__}")
+    return data
+
+
+def _from_address(url: str) -> Iterator[SourceItem]:
+    system, path = file_system(url)
+    with explained(url, UsageError):
+        if "*" in path:
+            root = path[: path.index("*")].rpartition("/")[0]
+            files = system.glob(path)
+        elif system.isfile(path):
+            root, files = path.rpartition("/")[0], [path]
+        else:
+            root, files = path.rstrip("/"), system.find(path)
+            if not files and not system.exists(path):
+                raise FileNotFoundError(path)
+    folders: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for file in files:
+        relative = PurePosixPath(file[len(root) :].lstrip("/"))
+        hidden = any(part.startswith(".") for part in relative.parts)
+        masks = "ground_truth" in relative.parts[:-1]
+        if relative.suffix.lower() in SUFFIXES and not hidden and not masks:
+            folders[relative.parent].append(relative)
+    taken: set[str] = set()
+    for folder in sorted(folders):
+        paths = [Path(relative) for relative in sorted(folders[folder])]
+        for item in named(((path, path) for path in paths), taken):
+            yield replace(item, image=Remote(system.unstrip_protocol(f"{root}/{item.image.as_posix()}")))
+
+
+def _from_list(url: str) -> Iterator[SourceItem]:
+    """Images that a list names, or holds."""
+    system, path = file_system(url)
+    if path.lower().endswith(".parquet"):
+        require_extra("pyarrow.parquet", "parquet", "a Parquet source")
+        yield from _from_parquet(url, system, path)
+        return
+    with explained(url, UsageError):
+        text = bytes(system.cat_file(path)).decode("utf-8-sig")
+        rows = (
+            [json.loads(line) for line in text.splitlines() if line.strip()]
+            if path.lower().endswith(".jsonl")
+            else list(csv.DictReader(io.StringIO(text, newline="")))
+        )
+    names = [row.get(PATH) if isinstance(row, dict) else None for row in rows]
+    yield from _listed(url, names)
+
+
+def _from_parquet(url: str, system: Any, path: str) -> Iterator[SourceItem]:
+    import pyarrow.parquet as pq
+
+    with explained(url, UsageError), system.open(path, "rb") as stream:
+        file = pq.ParquetFile(stream)
+        columns = file.schema_arrow.names
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        names = file.read(columns=[PATH]).column(0).to_pylist() if PATH in columns else None
+    if BYTES in columns:
+        number = 0
+        for group, rows in enumerate(sizes):
+            for row in range(rows):
+                yield SourceItem(Cell(url, group, row), None, f"image-{number:06d}")
+                number += 1
+    elif names is None:
+        raise UsageError(f"{url}: expected a column {PATH} or {BYTES}, found {', '.join(columns) or 'nothing'}")
+    else:
+        yield from _listed(url, names)
+
+
+def _listed(url: str, names: list[Any]) -> Iterator[SourceItem]:
+    """Images by the paths of a list, relative to its folder."""
+    for number, name in enumerate(names, 1):
+        if not isinstance(name, str) or not name.strip():
+            raise UsageError(f"{url}: row {number}: expected {PATH}, got {name!r}")
+    folder = url.rpartition("/")[0]
+    for item in iter_source(list(names)):
+        name = str(item.image_path)
+        if is_address(name):
+            image: Any = Remote(name)
+        elif is_address(url):
+            image = Remote(f"{folder}/{name}")
+        else:
+            image = (Path(folder) / name).absolute()
+        yield replace(item, image=image)

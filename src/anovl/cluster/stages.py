@@ -1,0 +1,150 @@
+"""What Ray's workers do with a shard: decode, score, write. One row of a data set is one shard, its images pickled."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from anovl.cluster.sources import opened
+from anovl.cluster.storage import Folder
+from anovl.data.sources import SourceItem
+from anovl.engine import pipeline
+from anovl.engine.pipeline import Outcome, Work
+from anovl.errors import ImageError
+from anovl.files import ROWS
+from anovl.render import overlay as drawing
+from anovl.render.tables import TABLES
+from anovl.render.writers import MapFormat, row_of
+from anovl.results import Prediction
+
+PARTS, DONE = "predictions", "done"  # folders of the output
+
+Row = dict[str, Any]  # "shard": its number; "data": its images as a stage leaves them
+
+
+def row(shard: int, data: Any) -> Row:
+    """A shard on its way from one stage to the next."""
+    return {"shard": shard, "data": pickle.dumps(data, protocol=5)}
+
+
+def part(shard: int) -> str:
+    """The name of a shard's files, without suffix."""
+    return f"part-{shard:06d}"
+
+
+@dataclass(frozen=True)
+class Decode:
+    """On any CPU: images to what the model reads.
+
+    Attributes:
+        work: without its model.
+        draws: keep pictures for the overlays.
+    """
+
+    work: Work[Any, Any, Prediction]
+    draws: bool
+
+    def __call__(self, shard: Row) -> Row:
+        """Items to decoded images; broken ones to their errors."""
+        items: Sequence[SourceItem] = pickle.loads(shard["data"])  # noqa: S301 -- made by `row`
+        return row(shard["shard"], [self._decode(item) for item in items])
+
+    def _decode(self, item: SourceItem) -> Any:
+        try:
+            with opened(item.image) as image:
+                decoded = pipeline.decode(self.work, replace(item, image=image), keep_picture=self.draws)
+            return replace(decoded, item=item)
+        except ImageError as exc:
+            return Outcome(item, error=exc)
+
+
+class Score:
+    """In an actor, which holds a model: decoded images to scores.
+
+    Args:
+        bind: gives the model, bound to its class.
+        batch_size: images a pass.
+    """
+
+    def __init__(self, bind: Callable[[], Work[Any, Any, Prediction]], batch_size: int) -> None:
+        self._batcher = pipeline.Batcher(bind(), batch_size)
+
+    def __call__(self, shard: Row) -> Row:
+        """Decoded images to pairs of them, without their pixels, and scores."""
+        slots = self._batcher.score(pickle.loads(shard["data"]))  # noqa: S301 -- made by `row`
+        lean = [slot if isinstance(slot, Outcome) else (replace(slot[0], pixels=None), slot[1]) for slot in slots]
+        return row(shard["shard"], lean)
+
+
+@dataclass(frozen=True)
+class Write:
+    """On any CPU: scores to rows and pictures, and last the mark that the shard is done.
+
+    Done twice, as after the loss of a node, it writes the same files again.
+
+    Attributes:
+        work: without its model.
+        folder: of the output.
+        save: kinds of pictures.
+        map_format: of saved maps.
+    """
+
+    work: Work[Any, Any, Prediction]
+    folder: Folder
+    save: Collection[str]
+    map_format: MapFormat
+
+    def __call__(self, shard: Row) -> Row:
+        """Scores to the summary that the mark holds."""
+        rows: list[dict[str, Any]] = []
+        errors: list[dict[str, str]] = []
+        for slot in pickle.loads(shard["data"]):  # noqa: S301 -- made by `row`
+            if isinstance(slot, Outcome):
+                reason = slot.error.reason if isinstance(slot.error, ImageError) else str(slot.error)
+                errors.append({"image_path": slot.item.key, "error": reason})
+                continue
+            image, scores = slot
+            prediction = self.work.finish(image.item, image.size, scores, image.timings)
+            for kind in self.save:
+                self._save(kind, image, prediction)
+            rows.append(row_of(image.item.key, prediction))
+        name = part(shard["shard"])
+        self.folder.write(f"{PARTS}/{name}.parquet", _parquet(rows))
+        summary = {"scored": len(rows), "anomalous": sum(one["pred_label"] for one in rows), "errors": errors}
+        self.folder.write_json(f"{DONE}/{name}.json", summary)
+        return {"shard": shard["shard"], "summary": json.dumps(summary)}
+
+    def _save(self, kind: str, image: pipeline.Decoded[None], prediction: Prediction) -> None:
+        stream = io.BytesIO()
+        if kind == "map" and self.map_format == "npy":
+            np.save(stream, prediction.anomaly_map)
+            self.folder.write(f"map/{image.item.stem}.npy", stream.getvalue())
+            return
+        _picture(kind, image, prediction).save(stream, "PNG", compress_level=1)
+        self.folder.write(f"{kind}/{image.item.stem}.png", stream.getvalue())
+
+
+def _picture(kind: str, image: pipeline.Decoded[None], prediction: Prediction) -> Image.Image:
+    if kind == "map":
+        return drawing.map_image(prediction.anomaly_map)
+    if kind == "heatmap":
+        return drawing.heatmap(prediction)
+    if kind == "overlay" and image.picture is not None:
+        return drawing.overlay(image.picture, prediction)
+    return drawing.mask_image(prediction)
+
+
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, ROWS).with_suffix(".parquet")
+        TABLES["parquet"](iter(rows), path)
+        return path.read_bytes()

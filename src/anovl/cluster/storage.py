@@ -1,0 +1,117 @@
+"""Files at any fsspec address: a folder of this machine, s3://, gs://, abfs://, hf://, ..."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from anovl.errors import AnovlError, MissingExtraError, OutputError, UsageError, require_extra, suggest
+from anovl.files import replacing
+
+
+def is_address(text: str) -> bool:
+    """True for what names its file system, such as "s3://bucket/folder"."""
+    return "://" in text
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """The file system of an address and the path in it; a path of this machine is one of its own.
+
+    Raises:
+        UsageError: an unknown scheme, or memory://, which no other process sees.
+        MissingExtraError: the scheme's package is not installed.
+    """
+    require_extra("fsspec", "ray", "an address")
+    import fsspec
+    from fsspec.core import url_to_fs
+
+    scheme = url.partition("://")[0] if is_address(url) else "file"
+    known = fsspec.available_protocols()
+    if scheme not in known:
+        raise UsageError(f"{url}: {suggest('scheme', scheme, known)}")
+    try:
+        found, path = url_to_fs(url)
+    except ImportError as exc:
+        raise MissingExtraError(f"{url}: {exc}") from exc
+    except ValueError as exc:
+        raise UsageError(f"{url}: not an address ({exc})") from exc
+    return found, path
+
+
+@contextlib.contextmanager
+def explained(url: str, error: type[AnovlError]) -> Iterator[None]:
+    """Turn what a file system raises into one line about the address."""
+    try:
+        yield
+    except AnovlError:
+        raise
+    except FileNotFoundError as exc:
+        raise error(f"{url}: no such file, folder or bucket") from exc
+    except Exception as exc:
+        reason = " ".join(str(exc).split()) or type(exc).__name__
+        raise error(f"{url}: cannot be reached ({reason[:200]})") from exc
+
+
+@dataclass(frozen=True)
+class Folder:
+    """An output folder; files in it appear whole or not at all, on object stores because these know no half file.
+
+    Attributes:
+        url: a path of this machine or an address.
+    """
+
+    url: str
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, in place of one that is there.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        system, root = file_system(self.url)
+        if self.local:
+            with replacing(Path(root) / name) as temporary:
+                temporary.write_bytes(data)
+            return
+        with explained(f"{self.url}/{name}", OutputError):
+            system.pipe_file(f"{root}/{name}", data)
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content; None where there is none.
+
+        Raises:
+            OutputError: it cannot be reached.
+        """
+        system, root = file_system(self.url)
+        with explained(self.url, OutputError):
+            try:
+                return bytes(system.cat_file(f"{root}/{name}"))
+            except FileNotFoundError:
+                return None
+
+    def names(self, folder: str) -> set[str]:
+        """Names of the files in a subfolder; none where it does not exist.
+
+        Raises:
+            OutputError: it cannot be reached.
+        """
+        system, root = file_system(self.url)
+        system.invalidate_cache()
+        with explained(self.url, OutputError):
+            try:
+                return {PurePosixPath(path).name for path in system.ls(f"{root}/{folder}", detail=False)}
+            except FileNotFoundError:
+                return set()
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write an indented JSON file."""
+        self.write(name, (json.dumps(value, indent=2) + "\n").encode())
+
+    @property
+    def local(self) -> bool:
+        """True for a folder of this machine."""
+        return not is_address(self.url) or self.url.startswith(("file://", "local://"))

@@ -1,0 +1,207 @@
+"""A run on a real cluster of two nodes, processes of this machine: the local engine's numbers, kills, S3."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from anovl.cli import app
+
+pytest.importorskip("ray.data")
+import psutil
+import pyarrow.parquet as pq
+from ray.cluster_utils import Cluster
+
+pytestmark = pytest.mark.slow
+
+STORE = 200 * 2**20
+COUNT = 24
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Two nodes of two cores each."""
+    os.environ["ANOVL_CACHE"] = str(tmp_path_factory.mktemp("cache"))  # workers inherit it
+    node = {"num_cpus": 2, "object_store_memory": STORE}
+    made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    made.second = made.add_node(**node)
+    yield made
+    made.shutdown()
+    del os.environ["ANOVL_CACHE"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Pictures of several sizes in two folders, one of them broken."""
+    rng = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("source")
+    for index in range(COUNT):
+        path = root / ("a" if index % 2 else "b/c") / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40 + index, 60, 3), dtype=np.uint8)).save(path)
+    (root / "a" / "broken.png").write_bytes(b"no picture")
+    return root
+
+
+def arguments(source, output, *more) -> list[str]:
+    return ["predict", str(source), "--class-name", "nut", "--model", "mini", "-o", str(output), *more]
+
+
+def on(cluster, *more) -> list[str]:
+    return ["--engine", "ray", "--address", cluster.address, "--shard-size", "3", *more]
+
+
+def call(line, code=3) -> str:
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def process(line, code=3) -> str:
+    """As `call`, in a process of its own with a cluster of its own."""
+    done = subprocess.run([sys.executable, "-m", "anovl", *line], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+def rows_of(output) -> dict:
+    rows = [row for path in sorted(Path(output, "predictions").iterdir()) for row in pq.read_table(path).to_pylist()]
+    named = {row["image_path"]: row for row in rows}
+    assert len(named) == len(rows)  # every image once
+    return named
+
+
+@pytest.fixture(scope="module")
+def local(folder, tmp_path_factory) -> dict:
+    """Rows of the local engine."""
+    output = tmp_path_factory.mktemp("local") / "out"
+    call(arguments(folder, output, "--save", "map,overlay"))
+    rows = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+    return {"output": output, "rows": {row["image_path"]: row for row in rows}}
+
+
+def check(output, local) -> None:
+    """Each row of the local engine once, with its fields and numbers; the broken picture in errors."""
+    rows = rows_of(output)
+    assert rows.keys() == local["rows"].keys()
+    for name, expected in local["rows"].items():
+        row = rows[name]
+        assert row.keys() == expected.keys()
+        assert row["pred_score"] == pytest.approx(expected["pred_score"], abs=1e-5)
+        assert [region["area"] for region in row["regions"]] == [region["area"] for region in expected["regions"]]
+        for field in ("image_size", "map_size", "class_name", "pred_label", "threshold", "pixel_threshold", "calibrated"):
+            assert row[field] == expected[field], field
+    (error,) = [json.loads(line) for line in Path(output, "errors.jsonl").read_text().splitlines()]
+    assert error["image_path"] == "a/broken.png"
+    assert json.loads(Path(output, "run.json").read_text())["counts"]["scored"] == COUNT
+
+
+def when_begun(output, action) -> threading.Thread:
+    """Do something once the first shard is done."""
+
+    def wait() -> None:
+        while not (Path(output, "done").is_dir() and any(Path(output, "done").iterdir())):
+            time.sleep(0.02)
+        action()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_as_the_local_engine(cluster, folder, local, tmp_path):
+    output = tmp_path / "out"
+    call(arguments(folder, output, *on(cluster, "--save", "map,overlay", "--actors", "1..2")))
+    check(output, local)
+    for name in local["rows"]:
+        stem = Path(name).with_suffix("")
+        ours, theirs = (np.load(Path(where, "map", f"{stem}.npy")) for where in (output, local["output"]))
+        assert np.abs(ours - theirs).max() <= 1e-5
+        ours, theirs = (np.asarray(Image.open(Path(where, "overlay", f"{stem}.png"))) for where in (output, local["output"]))
+        assert np.abs(ours.astype(int) - theirs).max() <= 1
+    call(arguments(folder, output, *on(cluster, "--save", "map,overlay")), 2)  # a run is there
+
+
+def test_a_worker_is_killed(cluster, folder, local, tmp_path):
+    output, killed = tmp_path / "out", []
+
+    def kill() -> None:
+        for process in psutil.Process().children(recursive=True):  # of our cluster alone
+            if "MapWorker(Map(Score))" in " ".join(process.cmdline()):
+                process.kill()
+                killed.append(process.pid)
+
+    thread = when_begun(output, kill)
+    call(arguments(folder, output, *on(cluster, "--save", "none", "--shard-size", "1")))
+    thread.join(10)
+    assert killed
+    check(output, local)
+
+
+def test_the_driver_is_killed_and_resumed(cluster, folder, local, tmp_path):
+    output = tmp_path / "out"
+    line = arguments(folder, output, *on(cluster, "--save", "none", "--shard-size", "1"))
+    driver = subprocess.Popen([sys.executable, "-m", "anovl", *line], stderr=subprocess.PIPE)
+    when_begun(output, lambda: os.kill(driver.pid, signal.SIGKILL)).join(120)
+    driver.communicate()
+    assert driver.returncode == -signal.SIGKILL
+    time.sleep(2)  # its workers end after it
+    before = {path.name: path.stat().st_mtime_ns for path in (output / "done").iterdir()}
+    assert 0 < len(before) < COUNT + 1
+    call([*line, "--resume"])
+    assert before.items() <= {path.name: path.stat().st_mtime_ns for path in (output / "done").iterdir()}.items()
+    check(output, local)
+    assert "shard_size" in call([*line[:-1], "2", "--resume"], 2)
+
+
+def test_a_bucket(folder, local, tmp_path, monkeypatch):
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", "a"),
+            ("AWS_SECRET_ACCESS_KEY", "b"),
+            ("AWS_DEFAULT_REGION", "us-east-1"),
+            ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
+        ):
+            monkeypatch.setenv(name, value)
+        import s3fs
+
+        bucket = s3fs.S3FileSystem(endpoint_url=f"http://{host}:{port}")
+        bucket.mkdir("plant")
+        bucket.put(f"{folder}/", "plant/in/", recursive=True)
+        line = ["--engine", "ray", "--shard-size", "3", "--save", "overlay"]
+        process(arguments("s3://plant/in", "s3://plant/out", *line))
+        bucket.invalidate_cache()
+        bucket.get("plant/out/", f"{tmp_path}/out/", recursive=True)
+        check(tmp_path / "out", local)
+        assert len(list((tmp_path / "out" / "overlay").rglob("*.png"))) == COUNT
+        assert "bucket" in process(arguments("s3://nowhere/in", "s3://plant/other", *line), 2)
+        assert "bucket" in process(arguments(folder, "s3://nowhere/out", *line), 1)
+    finally:
+        server.stop()
+
+
+def test_no_cluster_answers(folder, tmp_path):
+    line = arguments(folder, tmp_path / "out", "--engine", "ray", "--address", "127.0.0.1:1")
+    assert "no Ray cluster at 127.0.0.1:1" in process(line, 5)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_node_is_lost(cluster, folder, local, tmp_path):  # the last one: the node does not come back
+    output = tmp_path / "out"
+    thread = when_begun(output, lambda: cluster.remove_node(cluster.second, allow_graceful=False))
+    call(arguments(folder, output, *on(cluster, "--save", "none", "--shard-size", "1")))
+    thread.join(30)
+    check(output, local)

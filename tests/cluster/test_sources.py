@@ -1,0 +1,175 @@
+"""Lists, addresses and output folders, in this process."""
+
+import io
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from anovl.cli import app
+from anovl.cluster.run import Output, left, shards_of
+from anovl.cluster.sources import Remote, items_of, opened
+from anovl.cluster.stages import Decode, Write, row
+from anovl.cluster.storage import Folder
+from anovl.data.images import load_sized_image
+from anovl.engine.pipeline import Outcome
+from anovl.errors import ImageError, OutputError, UsageError
+from anovl.results import Prediction
+
+
+@pytest.fixture
+def memory():
+    """An address in memory, gone after the test."""
+    system = fsspec.filesystem("memory")
+    system.mkdirs("/plant", exist_ok=True)
+    yield "memory://plant"
+    system.rm("/plant", recursive=True)
+
+
+def png(side=8) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (side, side)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_an_address_is_listed_as_a_folder(memory, pictures):
+    fsspec.filesystem("memory").put(f"{pictures}/", "/plant/", recursive=True)
+    fsspec.filesystem("memory").pipe("/plant/.hidden/x.png", png())
+    found, expected = list(items_of(memory, exclude=[])), list(items_of(str(pictures), exclude=[]))
+    assert sorted((item.image_path, item.stem) for item in found) == sorted((item.image_path, item.stem) for item in expected)
+    with opened(found[0].image) as image:
+        assert load_sized_image(image)[1] == load_sized_image(pictures / found[0].image_path)[1]
+    assert [item.image_path for item in items_of(f"{memory}/*.png", exclude=[])] == ["a.png"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_list_names_images(memory, suffix, tmp_path):
+    names = ["a/x.png", "memory://other/y.png"]
+    if suffix == "parquet":
+        pq = pytest.importorskip("pyarrow.parquet")
+        import pyarrow as pa
+
+        pq.write_table(pa.table({"image_path": names}), tmp_path / "list.parquet")
+    elif suffix == "csv":
+        (tmp_path / "list.csv").write_text("\n".join(["image_path", *names]))
+    else:
+        (tmp_path / "list.jsonl").write_text("\n".join(json.dumps({"image_path": name}) for name in names))
+    fsspec.filesystem("memory").put(str(tmp_path / f"list.{suffix}"), f"/plant/list.{suffix}")
+    local, remote = ([item.image for item in items_of(f"{where}/list.{suffix}", exclude=[])] for where in (tmp_path, memory))
+    assert local == [tmp_path / "a/x.png", Remote("memory://other/y.png")]
+    assert remote == [Remote("memory://plant/a/x.png"), Remote("memory://other/y.png")]
+
+
+def test_a_parquet_file_holds_images(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    pq.write_table(pa.table({"bytes": [png(8), png(9), png(10), None]}), tmp_path / "in.parquet", row_group_size=2)
+    items = list(items_of(str(tmp_path / "in.parquet"), exclude=[]))
+    sizes = []
+    for item in items[:3]:
+        with opened(item.image) as image:
+            sizes.append(load_sized_image(image)[1])
+    assert sizes == [(8, 8), (9, 9), (10, 10)]
+    with pytest.raises(ImageError, match="expected bytes"), opened(items[3].image):
+        pass
+
+
+def test_sources_that_are_none(memory, tmp_path):
+    (tmp_path / "list.csv").write_text("name\na.png")
+    for source, message in (
+        ("nonsense://x", "unknown scheme 'nonsense'"),
+        (f"{memory}/nothing", "no such file, folder or bucket"),
+        (str(tmp_path / "list.csv"), "row 1: expected image_path"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            list(items_of(source, exclude=[]))
+
+
+class Job:
+    """A model that scores by nothing."""
+
+    def load(self, image):
+        return load_sized_image(image)
+
+    def preprocess(self, picture):
+        return np.asarray(picture)
+
+    def finish(self, item, size, scores, timings):
+        return Prediction(None, size, "nut", scores, np.full(size, scores, np.float32), np.full((1, 1), scores, np.float32))
+
+
+def test_stages_write_a_shard_and_its_mark_and_a_run_goes_on(memory):
+    fsspec.filesystem("memory").pipe({"/plant/in/a.png": png(), "/plant/in/b.png": b"x"})
+    shards, images = shards_of(items_of(f"{memory}/in", exclude=[]), 2)
+    decoded = Decode(Job(), draws=True)(row(0, shards[0]))
+    scored = [slot if isinstance(slot, Outcome) else (slot, 0.75) for slot in pickle.loads(decoded["data"])]  # noqa: S301 -- our own
+    folder = Folder(f"{memory}/out")
+    written = Write(Job(), folder, ["overlay", "map", "heatmap", "mask"], "npy")(row(0, scored))
+    summary = json.loads(written["summary"])
+    assert summary["scored"] == summary["anomalous"] == 1
+    assert summary["errors"][0]["image_path"] == "b.png"
+    assert {name: folder.names(name) for name in ("overlay", "map", "heatmap", "mask", "predictions", "done")} == {
+        **{kind: {"a.png"} for kind in ("overlay", "heatmap", "mask")},
+        "map": {"a.npy"},
+        "predictions": {"part-000000.parquet"},
+        "done": {"part-000000.json"},
+    }
+    output = Output(folder)
+    assert output.check({"images": images}, resume=False) == set()
+    folder.write_json("run.json", {"settings": {"images": images}})
+    done = output.check({"images": images}, resume=True)
+    assert done == {"part-000000"}
+    assert left(shards, done) == []
+    with pytest.raises(UsageError, match="already holds a run"):
+        output.check({"images": images}, resume=False)
+    with pytest.raises(UsageError, match="images: was"):
+        output.check({"images": images | {"count": 3}}, resume=True)
+    counts = output.finish({}, [output.summary("part-000000")])
+    assert counts == {"scored": 1, "anomalous": 1, "failed": 1}
+    assert b"b.png" in folder.read("errors.jsonl")
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        Folder(str(tmp_path / "file")).write("x/y", b"")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--engine", "rya", "-o", "x"], "did you mean 'ray'"),
+        (["--engine", "ray"], "needs an output folder"),
+        (["--engine", "ray", "-o", "x", "--actors", "3..2"], "expected N or MIN..MAX"),
+        (["--address", "auto", "-o", "x"], "needs --engine ray"),
+        (["--engine", "ray", "-o", "x", "--format", "csv"], "writes Parquet"),
+    ],
+)
+def test_options_that_are_refused(options, message, pictures):
+    result = CliRunner().invoke(app, ["predict", str(pictures), "--class-name", "nut", "--model", "mini", *options])
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_memory_is_no_place_for_a_cluster(pictures):
+    pytest.importorskip("ray.data")
+    line = ["predict", str(pictures), "--class-name", "nut", "--model", "mini", "--engine", "ray"]
+    result = CliRunner().invoke(app, [*line, "-o", "memory://out"])
+    assert result.exit_code == 2
+    assert "lives in one process" in result.output
+    assert not Path("memory:").exists()
+
+
+def test_the_extra_is_missing(pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    line = ["predict", str(pictures), "--class-name", "nut", "--model", "mini", "--engine", "ray", "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 5
+    assert "pip install 'anovl[ray]'" in result.output
