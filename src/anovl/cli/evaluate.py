@@ -124,7 +124,7 @@ def evaluate(
             folder=output,
             resume=resume,
             batch_size=batch_size,
-            workers=workers,
+            engine=evaluation.Local(workers),
             on_image=advance,
         )
     page = write_outputs(done, output, versions=versions())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -87,39 +87,68 @@ def _numbers(rows: Sequence[Figures], name: str) -> list[float]:
     return [value for row in rows if (value := row[name]) is not None]
 
 
-def measure(
-    variant: Variant,
-    category: Category,
-    scored: Sequence[Scored],
-    *,
-    resolution: Resolution = "input",
-    bootstrap: int = 0,
-) -> Measured:
-    """Image and pixel figures of a category.
+@dataclass(eq=False)
+class Part:
+    """Some images of a category against the truth; parts add up to the whole.
+
+    Attributes:
+        tallies: scores and maps against the truth, one a seed.
+        images: in order, for the first seed.
+    """
+
+    tallies: list[Tally]
+    images: list[ImageRow]
+
+    @classmethod
+    def empty(cls, category: Category, *, seeds: int) -> Part:
+        """No image yet."""
+        return cls([Tally(category, memory=MEMORY // seeds) for _ in range(seeds)], [])
+
+    def merge(self, other: Part) -> None:
+        """Take in the images that follow."""
+        for mine, theirs in zip(self.tallies, other.tallies, strict=True):
+            mine.merge(theirs)
+        self.images += other.images
+
+
+def compare(variant: Variant, category: Category, scored: Sequence[Scored], *, resolution: Resolution = "input") -> Part:
+    """Scores and maps of images against the truth.
 
     Args:
         variant: whose scores they are; its recipe makes maps of grids.
-        category: the truth.
+        category: the truth of these images.
         scored: one an image, in the order of the category.
         resolution: "input" compares at the model's input size, masks resized (the papers' way); "original" at each
             image's own size.
-        bootstrap: resamples for the intervals; 0 leaves them out.
     """
-    seeds = len(scored[0].image_scores)
-    tallies = [Tally(category, memory=MEMORY // seeds) for _ in range(seeds)]
-    images = []
+    part = Part.empty(category, seeds=len(scored[0].image_scores))
     for sample, one in zip(category.test, scored, strict=True):
         mask, inside = None, None
         if category.has_masks and sample.anomalous is not None:
             size = one.size if resolution == "original" else variant.detector.backbone.image_size
             mask = resize_mask(read_mask(sample, one.size), size)
-        for index, tally in enumerate(tallies):
+        for index, tally in enumerate(part.tallies):
             values = None if mask is None else anomaly_map(variant, one.patch_scores[index], mask.shape)
             tally.update(sample, float(one.image_scores[index]), values, mask)
             if index == 0 and values is not None and mask is not None and mask.any() and not mask.all():
                 inside = auroc(values, mask)
-        images.append(ImageRow(sample.key, sample.defect, sample.anomalous, float(one.image_scores[0]), inside))
-    first, *others = tallies  # whatever else there is comes from the first seed
+        part.images.append(ImageRow(sample.key, sample.defect, sample.anomalous, float(one.image_scores[0]), inside))
+    return part
+
+
+def measure(parts: Iterable[Part], category: Category, *, seeds: int, bootstrap: int = 0) -> Measured:
+    """The figures of a category.
+
+    Args:
+        parts: of its images, in order.
+        category: all of it.
+        seeds: how many there are.
+        bootstrap: resamples for the intervals; 0 leaves them out.
+    """
+    whole = Part.empty(category, seeds=seeds)
+    for part in parts:
+        whole.merge(part)
+    first, *others = whole.tallies  # whatever else there is comes from the first seed
     found = first.figures(first.kinds)
     faulty = [kind for kind in first.kinds if kind != "good"]
     return Measured(
@@ -129,7 +158,7 @@ def measure(
         thresholds=found.thresholds,
         by_defect={kind: first.figures(["good", kind]).figures for kind in faulty} if len(faulty) > 1 else {},
         curves=found.curves,
-        images=tuple(images),
+        images=tuple(whole.images),
     )
 
 
@@ -161,6 +190,13 @@ class Tally:
         self.image.setdefault(sample.defect, ImageMetrics()).update([score], [sample.anomalous])
         if values is not None and mask is not None:
             self.pixel.setdefault(sample.defect, PixelMetrics(memory=self._memory)).update(values, mask)
+
+    def merge(self, other: Tally) -> None:
+        """Take in all that another one has, which stays as it is."""
+        for kind, image in other.image.items():
+            self.image.setdefault(kind, ImageMetrics()).merge(image)
+        for kind, pixel in other.pixel.items():
+            self.pixel.setdefault(kind, PixelMetrics(memory=self._memory)).merge(pixel)
 
     @property
     def kinds(self) -> list[str]:

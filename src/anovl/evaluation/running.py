@@ -4,22 +4,55 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 from anovl.core.adapter import check_seeds
 from anovl.data.datasets import Dataset
 from anovl.detector import AnoVL
+from anovl.engine import local
+from anovl.engine.pipeline import Outcome
 from anovl.errors import NothingToDoError, UsageError, suggest
-from anovl.evaluation.measuring import Figures, Measured, Resolution, averaged, measure, spread
-from anovl.evaluation.scoring import Scored, Variant, pick, score_category
+from anovl.evaluation.measuring import Figures, Measured, Part, Resolution, averaged, compare, measure, spread
+from anovl.evaluation.scoring import Scored, Task, Variant, pick
 from anovl.files import RUN, check_settings, write_json
 from anovl.render.writers import check_folder
 
 SCORES = "scores"  # folder of the patch grids
+
+
+class Engine(Protocol):
+    """Where an evaluation computes."""
+
+    def score(self, tasks: Sequence[Task], *, batch_size: int) -> Generator[Outcome[Scored]]:
+        """What becomes of the images that are left of each task, in order."""
+
+    def compare(self, task: Task, scored: Sequence[Scored], resolution: Resolution) -> Iterable[Part]:
+        """A task's scores and maps against the truth, in parts, in order."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """This process.
+
+    Attributes:
+        workers: decoding threads.
+    """
+
+    workers: int = 2
+
+    def score(self, tasks: Sequence[Task], *, batch_size: int) -> Generator[Outcome[Scored]]:
+        """As the protocol says."""
+        for task in tasks:
+            if task.items:
+                yield from local.run(task.job(), task.items, batch_size=batch_size, workers=self.workers)
+
+    def compare(self, task: Task, scored: Sequence[Scored], resolution: Resolution) -> Iterator[Part]:
+        """As the protocol says."""
+        yield compare(task.variant, task.category, scored, resolution=resolution)
 
 
 @dataclass(frozen=True)
@@ -102,7 +135,7 @@ def evaluate(
     folder: str | Path | None = None,
     resume: bool = False,
     batch_size: int = 8,
-    workers: int = 2,
+    engine: Engine = Local(),
     on_image: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Score a data set's test images and compare with the truth.
@@ -118,7 +151,8 @@ def evaluate(
         bootstrap: resamples for confidence intervals; 0 leaves them out.
         folder: gets run.json and the scores of each image, so that a killed run can go on; None keeps nothing.
         resume: go on with what the folder holds.
-        batch_size, workers: as in `AnoVL.stream`.
+        batch_size: as in `AnoVL.stream`.
+        engine: where it computes; default this process.
         on_image: is called after each image is scored, once a variant.
 
     Raises:
@@ -136,20 +170,23 @@ def evaluate(
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
         prepare(place, settings(variants, dataset, seeds=wanted, batch_size=batch_size), resume=resume)
-        for variant in variants:
-            for category in dataset.categories:
-                path = place / SCORES / variant.name / f"{category.name}.jsonl"
-                scored = score_category(
-                    variant,
-                    category,
-                    wanted if variant.adapt else wanted[:1],
-                    path,
-                    batch_size=batch_size,
-                    workers=workers,
-                    on_image=on_image,
-                )
-                measured = measure(variant, category, scored, resolution=resolution, bootstrap=bootstrap)
-                cells[variant.name, category.name] = Cell(scored, measured)
+        tasks = [
+            Task.begin(
+                variant,
+                category,
+                wanted if variant.adapt else wanted[:1],
+                place / SCORES / variant.name / f"{category.name}.jsonl",
+                batch_size=batch_size,
+            )
+            for variant in variants
+            for category in dataset.categories
+        ]
+        outcomes = stack.enter_context(closing(engine.score(tasks, batch_size=batch_size)))
+        for task in tasks:
+            scored = task.finish(outcomes, on_image=on_image)
+            parts = engine.compare(task, scored, resolution)
+            measured = measure(parts, task.category, seeds=len(task.seeds), bootstrap=bootstrap)
+            cells[task.variant.name, task.category.name] = Cell(scored, measured)
     return Evaluation(dataset=dataset, resolution=resolution, seeds=wanted, variants=variants, cells=cells)
 
 

@@ -7,6 +7,7 @@ What took an encoder to find is never found twice; what is measured from it can 
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from anovl.core.scoring import Scores
 from anovl.data.datasets import Category, Sample
 from anovl.data.sources import SourceItem
 from anovl.detector import AnoVL, DetectionJob
-from anovl.engine import local
+from anovl.engine.pipeline import Outcome
 from anovl.errors import AnovlError, OutputError, UsageError
 from anovl.files import cut_torn_line, replacing
 from anovl.methods import method_class
@@ -109,80 +110,111 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class _ScoringJob:
+class ScoringJob:
     """A detection job that stops before the map (`anovl.engine.local.Job`)."""
 
     job: DetectionJob
 
+    def without_model(self) -> ScoringJob:
+        """As `DetectionJob.without_model`."""
+        return replace(self, job=self.job.without_model())
+
     def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
+        """As the protocol says."""
         return self.job.load(image)
 
     def preprocess(self, picture: Image.Image) -> Tensor:
+        """As the protocol says."""
         return self.job.preprocess(picture)
 
     def score(self, pixel_values: Tensor) -> Scores:
+        """As the protocol says."""
         return self.job.score(pixel_values)
 
     def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Scored:
+        """As the protocol says."""
         del timings
         images = scores.image_score[None] if scores.image_seeds is None else scores.image_seeds
         patches = scores.patch_scores[None] if scores.patch_seeds is None else scores.patch_seeds
         return Scored(item.key, size, images.numpy(), patches.numpy())
 
 
-def score_category(
-    variant: Variant,
-    category: Category,
-    seeds: Sequence[int],
-    path: Path,
-    *,
-    batch_size: int = 8,
-    workers: int = 2,
-    on_image: Callable[[], None] = lambda: None,
-) -> list[Scored]:
-    """Score the images that the file does not hold yet; all of them, in the order of the category.
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A category by a variant: what a file holds of it already, and what is left to score.
 
-    Args:
+    Attributes:
         variant: what to score with.
         category: its test images.
         seeds: of the adaptation, one set of scores each.
-        path: a JSON lines file; it is made, or gone on with after a kill.
-        batch_size, workers: as in `AnoVL.stream`.
-        on_image: is called after each image, those from before included.
-
-    Raises:
-        AnovlError: an image cannot be used; figures without it would be another data set's.
-        OutputError: the file cannot be written, or is none of this package.
+        path: the JSON lines file.
+        done: what it held.
     """
-    done = _read(path)
-    if [one.key for one in done] != [sample.key for sample in category.test[: len(done)]]:
-        raise OutputError(f"{path}: scores of other images than the data set's; name another folder")
-    if len(done) < len(category.test):  # whole batches only: an image's last bits depend on who shares its batch
-        done = done[: len(done) // batch_size * batch_size]
-        with replacing(path) as temporary:
-            temporary.write_text("".join(map(_line, done)), encoding="utf-8")
-    for _ in done:
-        on_image()
-    left = category.test[len(done) :]
-    if not left:
-        return done
-    items = (SourceItem(sample.image, sample.key, sample.key) for sample in left)
-    outcomes = local.run(_ScoringJob(variant.job(category, seeds)), items, batch_size=batch_size, workers=workers)
-    try:
-        with path.open("a", encoding="utf-8") as stream:
-            for outcome in outcomes:
-                if outcome.prediction is None:
-                    reason = f"{outcome.error}; without it figures would be another data set's: mend it"
-                    raise AnovlError(reason) from outcome.error
-                done.append(outcome.prediction)
-                stream.write(_line(outcome.prediction))
-                stream.flush()
-                on_image()
-    except OSError as exc:
-        if isinstance(exc, AnovlError):
-            raise
-        raise OutputError(f"{path}: cannot be written ({exc.strerror or exc}); what is there so far is whole") from exc
-    return done
+
+    variant: Variant
+    category: Category
+    seeds: tuple[int, ...]
+    path: Path
+    done: list[Scored]
+
+    @classmethod
+    def begin(cls, variant: Variant, category: Category, seeds: Sequence[int], path: Path, *, batch_size: int) -> Task:
+        """Make the file, or go on with it after a kill: whole batches count, an image's last bits depend on who shares its own.
+
+        Raises:
+            OutputError: the file cannot be written, or is none of this package, or of other images.
+        """
+        done = _read(path)
+        if [one.key for one in done] != [sample.key for sample in category.test[: len(done)]]:
+            raise OutputError(f"{path}: scores of other images than the data set's; name another folder")
+        if len(done) < len(category.test):
+            done = done[: len(done) // batch_size * batch_size]
+            with replacing(path) as temporary:
+                temporary.write_text("".join(map(_line, done)), encoding="utf-8")
+        return cls(variant, category, tuple(seeds), path, done)
+
+    @property
+    def items(self) -> list[SourceItem]:
+        """The images that are left."""
+        return [SourceItem(sample.image, sample.key, sample.key) for sample in self.category.test[len(self.done) :]]
+
+    def job(self) -> ScoringJob:
+        """What scores them."""
+        return ScoringJob(self.variant.job(self.category, self.seeds))
+
+    def finish(self, outcomes: Iterator[Outcome[Scored]], *, on_image: Callable[[], None] = lambda: None) -> list[Scored]:
+        """Take the outcomes of the images that are left into the file.
+
+        Args:
+            outcomes: of `items`, in their order; what comes after them is left alone.
+            on_image: is called after each image, those from before included.
+
+        Returns:
+            all images' scores, in the order of the category.
+
+        Raises:
+            AnovlError: an image cannot be used; figures without it would be another data set's.
+            OutputError: the file cannot be written.
+        """
+        for _ in self.done:
+            on_image()
+        scored = list(self.done)
+        left = len(self.category.test) - len(scored)
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                for outcome in itertools.islice(outcomes, left):
+                    if outcome.prediction is None:
+                        reason = f"{outcome.error}; without it figures would be another data set's: mend it"
+                        raise AnovlError(reason) from outcome.error
+                    scored.append(outcome.prediction)
+                    stream.write(_line(outcome.prediction))
+                    stream.flush()
+                    on_image()
+        except OSError as exc:
+            if isinstance(exc, AnovlError):
+                raise
+            raise OutputError(f"{self.path}: cannot be written ({exc.strerror or exc}); what is there so far is whole") from exc
+        return scored
 
 
 def pick(samples: Sequence[Sample], limit: int | None) -> tuple[Sample, ...]:

@@ -13,7 +13,7 @@ import torch
 from anovl.data.datasets import Dataset
 from anovl.detector import AnoVL
 from anovl.errors import UnavailableError, UsageError
-from anovl.evaluation import Evaluation, Resolution, Variant, evaluate
+from anovl.evaluation import Evaluation, Local, Resolution, Variant, evaluate
 from anovl.reproduction import timing
 from anovl.reproduction.full_shot import FullShot
 from anovl.reproduction.paper import TABLES, TIME, PaperRow, PaperTable, Published
@@ -101,7 +101,8 @@ def compute_table(
         name: of `TABLES`.
         source: data set and model.
         seeds: of the adaptation; the paper has five.
-        resolution, limit, folder, resume, batch_size, workers, on_image: as in `anovl.evaluation.evaluate`.
+        resolution, limit, folder, resume, batch_size, on_image: as in `anovl.evaluation.evaluate`.
+        workers: decoding threads.
         full_shot: how to train the rows that anomalib has; None quotes them.
 
     Raises:
@@ -126,7 +127,7 @@ def compute_table(
         folder=folder,
         resume=resume,
         batch_size=batch_size,
-        workers=workers,
+        engine=Local(workers),
         on_image=on_image,
     )
     times = timing.milliseconds(list(variants.values()), done) if TIME in table.columns else {}
