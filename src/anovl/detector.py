@@ -135,6 +135,14 @@ class AnoVL:
         other.profile, other.threshold = profile, profile.image_threshold
         return other
 
+    def without_model(self) -> AnoVL:
+        """The same settings without weights, small to send: it preprocesses, and makes maps of what another one scored."""
+        other, bare, method = copy(self), nn.Module(), copy(self.method)
+        bare.logit_scale = self.backbone.clip.logit_scale  # the drawing scale asks for it
+        other.backbone, other.method = replace(self.backbone, clip=bare, tokenizer=None), method  # type: ignore[arg-type]
+        del method.encoder, other._texts  # noqa: SLF001 -- our own
+        return other
+
     def keep_texts_in_memory(self) -> None:
         """Write no more text features to disk: who lets others name classes does not let them fill it."""
         self._texts.writable = False
@@ -334,12 +342,8 @@ class DetectionJob:
         return self.detector.limits
 
     def without_model(self) -> DetectionJob:
-        """This job for a process that loads and finishes what another one scores: no weights, small to send."""
-        light, bare, method = copy(self.detector), nn.Module(), copy(self.detector.method)
-        bare.logit_scale = self.detector.backbone.clip.logit_scale  # the drawing scale asks for it
-        light.backbone, light.method = replace(light.backbone, clip=bare, tokenizer=None), method  # type: ignore[arg-type]
-        del method.encoder, light._texts  # noqa: SLF001
-        return replace(self, detector=light, adapters=())
+        """As `AnoVL.without_model`: this job for a process that loads and finishes what another one scores."""
+        return replace(self, detector=self.detector.without_model(), adapters=())
 
     def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
         """Anything that is an image -> RGB, and (H, W) of the whole image; see `anovl.data.images.load_sized_image`."""

@@ -2,7 +2,6 @@
 
 import io
 import json
-import pickle
 import sys
 from pathlib import Path
 
@@ -13,9 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from anovl.cli import app
-from anovl.cluster.run import Output, left, shards_of
+from anovl.cluster.output import Output, left, shards_of
 from anovl.cluster.sources import Remote, items_of, opened
-from anovl.cluster.stages import Decode, Write, row
+from anovl.cluster.stages import Decode, Write, data_of, row
 from anovl.cluster.storage import Folder
 from anovl.data.images import load_sized_image
 from anovl.engine.pipeline import Outcome
@@ -107,33 +106,39 @@ class Job:
 
 def test_stages_write_a_shard_and_its_mark_and_a_run_goes_on(memory):
     fsspec.filesystem("memory").pipe({"/plant/in/a.png": png(), "/plant/in/b.png": b"x"})
-    shards, images = shards_of(items_of(f"{memory}/in", exclude=[]), 2)
-    decoded = Decode(Job(), draws=True)(row(0, shards[0]))
-    scored = [slot if isinstance(slot, Outcome) else (slot, 0.75) for slot in pickle.loads(decoded["data"])]  # noqa: S301 -- our own
+    rows, images = shards_of(items_of(f"{memory}/in", exclude=[]), 2)
+    decoded = Decode([Job()], draws=True)(rows[0])
+    scored = [slot if isinstance(slot, Outcome) else (slot, 0.75) for slot in data_of(decoded)]
     folder = Folder(f"{memory}/out")
     written = Write(Job(), folder, ["overlay", "map", "heatmap", "mask"], "npy")(row(0, scored))
     summary = json.loads(written["summary"])
     assert summary["scored"] == summary["anomalous"] == 1
     assert summary["errors"][0]["image_path"] == "b.png"
-    assert {name: folder.names(name) for name in ("overlay", "map", "heatmap", "mask", "predictions", "done")} == {
+    assert {name: set(folder.read_all(name)) for name in ("overlay", "map", "heatmap", "mask", "predictions", "done")} == {
         **{kind: {"a.png"} for kind in ("overlay", "heatmap", "mask")},
         "map": {"a.npy"},
         "predictions": {"part-000000.parquet"},
         "done": {"part-000000.json"},
     }
     output = Output(folder)
-    assert output.check({"images": images}, resume=False) == set()
+    assert output.check({"images": images}, resume=False) == {}
+    folder.write_json("run.json", {"settings": {"images": images}})
+    assert output.check({"images": images}, resume=True) == {}  # one failed: the shard is done again
+    assert output.finish({}, [summary]) == {"scored": 1, "anomalous": 1, "failed": 1}
+    assert b"b.png" in folder.read("errors.jsonl")
+    fsspec.filesystem("memory").pipe("/plant/in/b.png", png())
+    mended = Decode([Job()])(rows[0])
+    summary = json.loads(Write(Job(), folder, [], "npy")(row(0, [(slot, 0.75) for slot in data_of(mended)]))["summary"])
     folder.write_json("run.json", {"settings": {"images": images}})
     done = output.check({"images": images}, resume=True)
-    assert done == {"part-000000"}
-    assert left(shards, done) == []
+    assert done == {"part-000000": summary}
+    assert left(rows, done) == []
     with pytest.raises(UsageError, match="already holds a run"):
         output.check({"images": images}, resume=False)
-    with pytest.raises(UsageError, match="images: was"):
+    with pytest.raises(UsageError, match=r"images.count: was 2, is 3"):
         output.check({"images": images | {"count": 3}}, resume=True)
-    counts = output.finish({}, [output.summary("part-000000")])
-    assert counts == {"scored": 1, "anomalous": 1, "failed": 1}
-    assert b"b.png" in folder.read("errors.jsonl")
+    assert output.finish({}, done.values()) == {"scored": 2, "anomalous": 2, "failed": 0}
+    assert folder.read("errors.jsonl") is None
 
 
 def test_an_output_folder_that_cannot_be_written(tmp_path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,18 @@ import typer
 
 from anovl.cli.app import is_quiet
 from anovl.cli.binding import Chosen
-from anovl.cli.run import ANOMALIES_FOUND, SOME_FAILED, named_source, progress
+from anovl.cli.run import ANOMALIES_FOUND, SOME_FAILED, named_source, progress, resumable
 from anovl.errors import NothingToDoError, UsageError, require_extra, suggest
 from anovl.files import RUN
 from anovl.profiles import UNCALIBRATED
 
 if TYPE_CHECKING:
+    from anovl.cli.evaluate import Compared
+    from anovl.cluster.run import Pool
     from anovl.data.sources import SourceItem
     from anovl.engine.pipeline import Work
+    from anovl.evaluation import Engine as EvaluationEngine
+    from anovl.evaluation import Variant
     from anovl.results import Prediction
 
 log = logging.getLogger(__name__)
@@ -46,8 +51,8 @@ class Cluster:
     actor_gpus: float
     shard_size: int
 
-    def check(self, table: str) -> None:
-        """Refuse an unknown engine, what belongs to a cluster without one, and a table that a cluster does not write.
+    def check(self) -> None:
+        """Refuse an unknown engine, and what belongs to a cluster without one.
 
         Raises:
             UsageError: as said.
@@ -57,8 +62,8 @@ class Cluster:
         self.bounds()
         if self.engine == "local" and (self.address, self.actors, self.actor_gpus, self.shard_size) != (None, "1", 0, SHARD_SIZE):
             raise UsageError("--address, --actors, --actor-gpus and --shard-size: each needs --engine ray")
-        if self.engine == "ray" and table != "jsonl":
-            raise UsageError(f"--format {table}: --engine ray writes Parquet; leave it out")
+        if self.engine == "ray":
+            require_extra("ray.data", "ray", "--engine ray")
 
     def bounds(self) -> tuple[int, int]:
         """Least and most actors.
@@ -70,6 +75,39 @@ class Cluster:
         if len(ends) > 2 or not all(end.isdigit() for end in ends) or not 1 <= int(ends[0]) <= int(ends[-1]):
             raise UsageError(f"--actors: expected N or MIN..MAX, such as 1..4, got {self.actors!r}")
         return int(ends[0]), int(ends[-1])
+
+    def pool(self, batch_size: int = 1) -> Pool:
+        """The actors, on a cluster that is connected.
+
+        Raises:
+            UsageError: this machine has no more cores than they take.
+        """
+        from anovl.cluster.run import Pool
+
+        smallest, largest = self.bounds()
+        pool = Pool(smallest=smallest, largest=largest, gpus=self.actor_gpus, batch_size=batch_size)
+        if self.address is None and (reason := pool.starves()):
+            raise UsageError(f"--actors: {reason}; take fewer, or --engine local")
+        return pool
+
+    @contextmanager
+    def evaluating(self, compared: Compared, *, workers: int) -> Iterator[tuple[Sequence[Variant], EvaluationEngine]]:
+        """The variants, and where they are evaluated.
+
+        Raises:
+            AnovlError: as `Compared.load`, or there is no cluster.
+        """
+        from anovl.evaluation import Local
+
+        if self.engine == "local":
+            yield compared.load(), Local(workers)
+            return
+        from anovl.cluster.evaluating import Ray
+        from anovl.cluster.run import connected_while
+
+        compared = replace(compared, model=absolute(compared.model))
+        with connected_while(self.address, replace(compared, device="cpu").load) as variants:  # a GPU is the workers'
+            yield variants, Ray(load=compared.load, pool=self.pool(), shard_size=self.shard_size)
 
 
 def predict(
@@ -100,9 +138,8 @@ def predict(
     """
     if output == "-":
         raise UsageError("--engine ray: needs an output folder or address, -o s3://bucket/run")
-    require_extra("ray.data", "ray", "--engine ray")
-
     from anovl.cluster import run
+    from anovl.cluster.output import Output, left, shards_of
     from anovl.cluster.stages import Decode, Write
     from anovl.cluster.storage import Folder, is_address
 
@@ -110,46 +147,37 @@ def predict(
     for address in (output, *arguments):
         if address.startswith("memory://"):
             raise UsageError(f"{address}: lives in one process, and the workers of a cluster are others; name a folder or bucket")
-    shards, images = run.shards_of(_items(arguments, folder), cluster.shard_size)
-    if not shards:
+    rows, images = shards_of(_items(arguments, folder), cluster.shard_size)
+    if not rows:
         raise NothingToDoError(
             f"source: no image in {' '.join(arguments)} (PNG, JPEG, BMP, TIFF, WebP, GIF, PPM, by file suffix)"
         )
     common = {**common, "source": arguments, "images": images}
-    chosen = replace(chosen, model=_absolute(chosen.model))
+    chosen = replace(chosen, model=absolute(chosen.model))
     if dry_run:
         typer.echo(json.dumps({**common, **chosen.plan()}, indent=2))
         return 0
-    bound = replace(chosen, device="cpu").bind()  # a GPU is the workers'
-    settings = common | bound.settings
-    out = run.Output(folder)
-    done = out.check(settings, resume=resume)
-    smallest, largest = cluster.bounds()
-    pool = run.Pool(smallest=smallest, largest=largest, gpus=cluster.actor_gpus, batch_size=batch_size)
-    guarantee = UNCALIBRATED if bound.profile is None else bound.profile.guarantee()
-    record = {"versions": versions, "device": chosen.device, "settings": settings, "guarantee": guarantee}
-    light = _work(bound.job.without_model())
-    decode = Decode(light, draws="overlay" in common["save"])
-    write = Write(light, folder, common["save"], common["map_format"])
-    left = run.left(shards, done)
-    summaries = [out.summary(name) for name in sorted(done)]
-    begun = bool(done)
-    try:
-        with run.connected(cluster.address), progress(len(left)) as advance:
+    with run.connected_while(cluster.address, replace(chosen, device="cpu").bind) as bound:  # a GPU is the workers'
+        out = Output(folder)
+        settings = common | bound.settings
+        done = out.check(settings, resume=resume)
+        guarantee = UNCALIBRATED if bound.profile is None else bound.profile.guarantee()
+        record = {"versions": versions, "device": chosen.device, "settings": settings, "guarantee": guarantee}
+        light = _work(bound.job.without_model())
+        decode = Decode([light], draws="overlay" in common["save"])
+        write = Write(light, folder, common["save"], common["map_format"])
+        todo, summaries = left(rows, done), list(done.values())
+        with folder.held(), resumable(lambda: folder.read(RUN) is not None), progress(len(todo)) as advance:
             folder.write_json(RUN, record | {"status": "running"})
-            begun = True
-            for summary in run.execute(left, decode=decode, bind=partial(_bind, chosen), write=write, pool=pool) if left else ():
+            results = run.execute(todo, decode=decode, bind=partial(_bind, chosen), write=write, pool=cluster.pool(batch_size))
+            for one in results:
                 advance()
-                summaries.append(summary)
-                for error in summary["errors"]:
+                summaries.append(json.loads(one["summary"]))
+                for error in summaries[-1]["errors"]:
                     log.warning("skipped %s: %s", error["image_path"], error["error"])
-    except BaseException:
-        if begun:
-            typer.echo("anovl: stopped; the same command with --resume goes on with the shards that are left", err=True)
-        raise
-    counts = out.finish(record, summaries)
+            counts = out.finish(record, summaries)
     if not is_quiet():
-        kept = f", {len(done)} of {len(shards)} shards kept from before" if done else ""
+        kept = f", {len(done)} of {len(rows)} shards kept from before" if done else ""
         told = ", ".join(f"{number} {what}" for what, number in counts.items())
         typer.echo(f"anovl: {told}{kept} -> {output}", err=True)
     if counts["failed"]:
@@ -174,15 +202,16 @@ def _items(arguments: list[str], folder: Any) -> Iterator[SourceItem]:
     return items_of(named_source(arguments), exclude=exclude)
 
 
-def _absolute(model: str) -> str:
+def absolute(model: str) -> str:
     """A model that is a file or folder by its absolute name: workers have folders of their own."""
     if model.startswith(prefix := "local-dir:"):
         return f"{prefix}{Path(model.removeprefix(prefix)).absolute()}"
     return str(Path(model).absolute()) if Path(model).is_file() else model
 
 
-def _bind(chosen: Chosen) -> Work[Any, Any, Prediction]:
-    """The model in a worker."""
+def _bind(chosen: Chosen, task: int) -> Work[Any, Any, Prediction]:
+    """The model in a worker; there is one task."""
+    del task
     return _work(chosen.bind().job)
 
 

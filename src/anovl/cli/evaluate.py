@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anovl.cli import options
+from anovl.cli import cluster, options
 from anovl.cli.app import is_quiet
 from anovl.cli.info import versions
 from anovl.cli.run import parse_size, progress, resumable
@@ -19,6 +20,50 @@ if TYPE_CHECKING:
     from anovl.evaluation import Evaluation, Variant
 
 ADAPTED = "+tta"  # after a method's name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """The options that choose what is compared.
+
+    Attributes:
+        rows: (method, adapts) of each.
+    """
+
+    rows: list[tuple[str, bool]]
+    model: str
+    arch: str | None
+    recipe: str | None
+    device: str
+    dtype: str
+    image_size: tuple[int, int] | None
+    offline: bool
+    cache_dir: Path | None
+
+    def load(self) -> list[Variant]:
+        """The variants, which share a backbone.
+
+        Raises:
+            AnovlError: as `AnoVL.from_pretrained`.
+        """
+        from anovl.detector import AnoVL
+        from anovl.evaluation import Variant
+
+        first = AnoVL.from_pretrained(
+            self.model,
+            arch=self.arch,
+            recipe=self.recipe,
+            method=self.rows[0][0],
+            device=self.device,
+            dtype=self.dtype,
+            image_size=self.image_size,
+            local_files_only=self.offline,
+            cache_dir=self.cache_dir,
+        )
+        return [
+            Variant(name=name + (ADAPTED if adapts else ""), detector=first.with_method(name), adapt=adapts)
+            for name, adapts in self.rows
+        ]
 
 
 def evaluate(
@@ -59,6 +104,11 @@ def evaluate(
     cache_dir: options.CacheDir = None,
     offline: options.Offline = False,
     resume: options.Resume = False,
+    engine: cluster.Engine = "local",
+    address: cluster.Address = None,
+    actors: cluster.Actors = "1",
+    actor_gpus: cluster.ActorGpus = 0,
+    shard_size: cluster.ShardSize = cluster.SHARD_SIZE,
     list_datasets: Annotated[bool, typer.Option("--list", help="Show the data sets, their licences and addresses.")] = False,
     config: options.Config = None,
 ) -> None:
@@ -68,6 +118,8 @@ def evaluate(
     the files. Nothing is downloaded: --list says where each data set comes from.
     """
     del config
+    on = cluster.Cluster(engine=engine, address=address, actors=actors, actor_gpus=actor_gpus, shard_size=shard_size)
+    on.check()
     from anovl.data.datasets import DATASETS, load
 
     if list_datasets:
@@ -86,7 +138,6 @@ def evaluate(
     data = load(dataset, root, categories=category, class_name=class_name)
 
     from anovl.core.adapter import check_seeds
-    from anovl.detector import AnoVL
     from anovl.evaluation.outputs import write_outputs
     from anovl.methods import method_class
     from anovl.render.writers import check_folder
@@ -98,23 +149,23 @@ def evaluate(
     check_folder(output, resume=resume)
     if not is_quiet():
         typer.echo(f"anovl: {data.title}, licence: {data.licence} {data.address}".rstrip(), err=True)
-    first = AnoVL.from_pretrained(
-        model,
+    compared = Compared(
+        rows=rows,
+        model=model,
         arch=arch,
         recipe=recipe,
-        method=rows[0][0],
         device=device,
         dtype=dtype,
         image_size=size,
-        local_files_only=offline,
+        offline=offline,
         cache_dir=cache_dir,
     )
-    variants = [
-        evaluation.Variant(name=name + (ADAPTED if adapts else ""), detector=first.with_method(name), adapt=adapts)
-        for name, adapts in rows
-    ]
-    total = len(variants) * sum(len(one.test) for one in data.categories)
-    with resumable(output / RUN), progress(total) as advance:
+    total = len(rows) * sum(len(one.test) for one in data.categories)
+    with (
+        on.evaluating(compared, workers=workers) as (variants, where),
+        resumable((output / RUN).exists),
+        progress(total) as advance,
+    ):
         done = evaluation.evaluate(
             variants,
             data,
@@ -124,7 +175,7 @@ def evaluate(
             folder=output,
             resume=resume,
             batch_size=batch_size,
-            engine=evaluation.Local(workers),
+            engine=where,
             on_image=advance,
         )
     page = write_outputs(done, output, versions=versions())

@@ -88,7 +88,9 @@ def predict(
     """
     del config
     on = cluster.Cluster(engine=engine, address=address, actors=actors, actor_gpus=actor_gpus, shard_size=shard_size)
-    on.check(table)
+    on.check()
+    if engine == "ray" and table != "jsonl":
+        raise UsageError(f"--format {table}: --engine ray writes Parquet; leave it out")
     folder = None if output == "-" else Path(output)
     kinds = [kind for kind in (part.strip() for part in (save or "overlay").split(",")) if kind and kind != "none"]
     _check_choices(kinds, table, map_format, output_size, decode)

@@ -108,12 +108,12 @@ def progress(total: int | None) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def resumable(record: Path) -> Iterator[None]:
-    """Say how to go on when what is inside ends early; `record` is the file that tells whether it had begun."""
+def resumable(begun: Callable[[], bool]) -> Iterator[None]:
+    """Say how to go on when what is inside ends early; `begun` tells whether there is something to go on with."""
     try:
         yield
     except BaseException:
-        if record.exists():
+        if begun():
             typer.echo("anovl: stopped; the same command with --resume goes on where it was", err=True)
         raise
 

@@ -1,29 +1,26 @@
-"""A run on Ray Data: which shards are left, the stages, what the whole run did."""
+"""A run on Ray Data: the cluster, the pool of models, the stages that shards go through."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import itertools
-import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from anovl.cluster.stages import DONE, Decode, Row, Score, Write, part, row
-from anovl.cluster.storage import Folder
-from anovl.data.sources import SourceItem
-from anovl.engine.pipeline import Work
-from anovl.errors import AnovlError, OutputError, UnavailableError, UsageError, require_extra
-from anovl.files import ERRORS, RUN
-from anovl.results import Prediction
+from anovl.cluster.stages import Bind, Decode, Row, Score
+from anovl.errors import AnovlError, UnavailableError, UsageError, require_extra
 
 log = logging.getLogger(__name__)
 
+Loaded = TypeVar("Loaded")
+
 CONNECT_SECONDS = 10
+WATCH_SECONDS = 30
 DECODE_MEMORY = 2**28  # bytes that a node keeps free for each; it also keeps Ray from decoding inside the actors
 
 
@@ -46,65 +43,12 @@ class Pool:
         if not 1 <= self.smallest <= self.largest or self.gpus < 0:
             raise UsageError(f"actors: expected 1 <= MIN <= MAX and GPUs of at least 0, got {self}")
 
+    def starves(self) -> str:
+        """Why nothing will be decoded on the cluster as it is; empty where it will."""
+        import ray
 
-def shards_of(items: Iterable[SourceItem], size: int) -> tuple[list[list[SourceItem]], dict[str, Any]]:
-    """Items in shards, and what run.json records of them: a resumed run must have the same."""
-    source = iter(items)
-    shards = list(iter(lambda: list(itertools.islice(source, size)), []))
-    digest = hashlib.sha256()
-    for item in itertools.chain.from_iterable(shards):
-        digest.update(item.key.encode("utf-8", "surrogateescape") + b"\0")
-    count = sum(len(shard) for shard in shards)
-    return shards, {"count": count, "sha256": digest.hexdigest(), "shard_size": size}
-
-
-@dataclass(frozen=True)
-class Output:
-    """The output folder of a run: run.json, predictions/, done/, errors.jsonl, a folder a kind of picture."""
-
-    folder: Folder
-
-    def check(self, settings: dict[str, Any], *, resume: bool) -> set[str]:
-        """Names of the shards that an earlier run wrote, which only `resume` may go on with. Changes nothing.
-
-        Raises:
-            UsageError: a run is there and `resume` is off, or it had other settings.
-            OutputError: what is there is no run, or cannot be read.
-        """
-        text = self.folder.read(RUN)
-        if text is None:
-            return set()
-        url = self.folder.url
-        if not resume:
-            raise UsageError(f"{url} already holds a run ({RUN}): go on with it by --resume, or name another folder")
-        try:
-            before = dict(json.loads(text)["settings"])
-        except (ValueError, KeyError, TypeError) as exc:
-            raise OutputError(f"{url}/{RUN}: not a run.json of anovl; name another folder") from exc
-        now = json.loads(json.dumps(settings))
-        keys = sorted({*before, *now})
-        other = [f"{key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)]
-        if other:
-            raise UsageError(f"{url}: cannot resume with other settings ({'; '.join(other)}); name another folder")
-        return {name.removesuffix(".json") for name in self.folder.names(DONE)}
-
-    def summary(self, shard: str) -> dict[str, Any]:
-        """What a shard's mark says."""
-        return dict(json.loads(self.folder.read(f"{DONE}/{shard}.json") or b"{}"))
-
-    def finish(self, record: dict[str, Any], summaries: Iterable[dict[str, Any]]) -> dict[str, int]:
-        """Write errors.jsonl and run.json; how many were scored, anomalous, failed."""
-        counts = {"scored": 0, "anomalous": 0, "failed": 0}
-        lines: list[str] = []
-        for one in summaries:
-            lines += (json.dumps(error) + "\n" for error in one["errors"])
-            counts["scored"] += one["scored"]
-            counts["anomalous"] += one["anomalous"]
-        counts["failed"] = len(lines)
-        if lines:
-            self.folder.write(ERRORS, "".join(lines).encode())
-        self.folder.write_json(RUN, record | {"status": "done", "counts": counts})
-        return counts
+        cores = ray.cluster_resources().get("CPU", 0)
+        return f"{self.smallest} actors leave none of {cores:g} CPUs to decode" if cores <= self.smallest else ""
 
 
 @contextlib.contextmanager
@@ -138,6 +82,19 @@ def connected(address: str | None) -> Iterator[None]:
             ray.shutdown()
 
 
+@contextlib.contextmanager
+def connected_while(address: str | None, load: Callable[[], Loaded]) -> Iterator[Loaded]:
+    """As `connected`; what is loaded in the meantime.
+
+    Raises:
+        AnovlError: as `connected`, or as `load` does.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="anovl-load") as loader:
+        loading = loader.submit(load)
+        with connected(address):
+            yield loading.result()
+
+
 def _knock(address: str | None) -> None:
     """Fail at once where nothing listens: Ray would try for minutes."""
     host, _, port = (address or "").rpartition(":")
@@ -146,31 +103,39 @@ def _knock(address: str | None) -> None:
 
 
 def execute(
-    shards: Iterable[tuple[int, list[SourceItem]]],
+    rows: Sequence[Row],
     *,
     decode: Decode,
-    bind: Callable[[], Work[Any, Any, Prediction]],
-    write: Write,
+    bind: Bind,
     pool: Pool,
-) -> Iterator[dict[str, Any]]:
-    """Run the shards; yields what each gave, as they come. A shard of a lost worker or node is done again.
+    write: Callable[[Row], Row] | None = None,
+    ordered: bool = False,
+) -> Generator[Row]:
+    """Run shards through the stages; yields what the last one made of each. A shard of a lost worker or node is done again.
+
+    Args:
+        rows: one a shard, of items.
+        decode: on CPU tasks.
+        bind: gives the actors their model.
+        pool: the actors.
+        write: on CPU tasks; None ends with the scores.
+        ordered: results in the order of the shards, not as they come.
 
     Raises:
         AnovlError: of a worker, or that the cluster gave up.
     """
-    import ray
+    if not rows:
+        return
+    from ray import data
     from ray.data import ActorPoolStrategy, DataContext
 
-    cores = ray.cluster_resources().get("CPU", 0)
-    if cores <= pool.smallest:
-        log.warning("%d actors leave none of the cluster's %d CPUs to decode: waiting for it to grow", pool.smallest, cores)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    rows: list[Row] = [row(number, items) for number, items in shards]
-    data = (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
+    context.execution_options.preserve_order = ordered
+    stages = (
+        data.from_items(list(rows), override_num_blocks=len(rows))
         .map(decode, num_cpus=1, memory=DECODE_MEMORY)
         .map(
             Score,
@@ -179,11 +144,48 @@ def execute(
             num_cpus=1,
             num_gpus=pool.gpus,
         )
-        .map(write, num_cpus=1)
     )
+    if write is not None:
+        stages = stages.map(write, num_cpus=1)
+    with _watched(pool):
+        try:
+            yield from stages.iter_rows()
+        except Exception as exc:
+            raise _cause(exc) from exc
+
+
+@contextlib.contextmanager
+def _watched(pool: Pool) -> Iterator[None]:
+    """Tell of a cluster, from the start or after the loss of a node, on which the run can but wait."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while True:
+            if reason := pool.starves():
+                log.warning("%s: waiting for the cluster to grow; or stop, and --resume with fewer --actors", reason)
+                return
+            if over.wait(WATCH_SECONDS):
+                return
+
+    thread = threading.Thread(target=watch, name="anovl-watch", daemon=True)
+    thread.start()
     try:
-        for done in data.iter_rows():
-            yield json.loads(done["summary"])
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def fetch(reference: Any) -> Any:
+    """The result of a task of Ray.
+
+    Raises:
+        AnovlError: of the worker, or that the cluster gave up.
+    """
+    import ray
+
+    try:
+        return ray.get(reference)
     except Exception as exc:
         raise _cause(exc) from exc
 
@@ -197,8 +199,3 @@ def _cause(error: BaseException) -> AnovlError:
                 return one
         inner = inner.__cause__ or getattr(inner, "cause", None)
     return AnovlError(f"the cluster gave up: {str(error).strip().splitlines()[-1][:300]}")
-
-
-def left(shards: list[list[SourceItem]], done: set[str]) -> list[tuple[int, list[SourceItem]]]:
-    """Shards that are not done, with their numbers."""
-    return [(number, items) for number, items in enumerate(shards) if part(number) not in done]

@@ -8,6 +8,7 @@ import pickle
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,20 @@ from anovl.results import Prediction
 
 PARTS, DONE = "predictions", "done"  # folders of the output
 
-Row = dict[str, Any]  # "shard": its number; "data": its images as a stage leaves them
+TASKS = 4  # whose models an actor keeps bound
+
+Row = dict[str, Any]  # "shard": its number; "task": which model; "data": its images as a stage leaves them
+Bind = Callable[[int], Work[Any, Any, Any]]  # in a worker: the model of a task
 
 
-def row(shard: int, data: Any) -> Row:
+def row(shard: int, data: Any, *, task: int = 0) -> Row:
     """A shard on its way from one stage to the next."""
-    return {"shard": shard, "data": pickle.dumps(data, protocol=5)}
+    return {"shard": shard, "task": task, "data": pickle.dumps(data, protocol=5)}
+
+
+def data_of(shard: Row) -> Any:
+    """What `row` packed."""
+    return pickle.loads(shard["data"])  # noqa: S301 -- made by `row`
 
 
 def part(shard: int) -> str:
@@ -46,22 +55,23 @@ class Decode:
     """On any CPU: images to what the model reads.
 
     Attributes:
-        work: without its model.
+        works: of the tasks, without their models.
         draws: keep pictures for the overlays.
     """
 
-    work: Work[Any, Any, Prediction]
-    draws: bool
+    works: Sequence[Work[Any, Any, Any]]
+    draws: bool = False
 
     def __call__(self, shard: Row) -> Row:
         """Items to decoded images; broken ones to their errors."""
-        items: Sequence[SourceItem] = pickle.loads(shard["data"])  # noqa: S301 -- made by `row`
-        return row(shard["shard"], [self._decode(item) for item in items])
+        items: Sequence[SourceItem] = data_of(shard)
+        work = self.works[shard["task"]]
+        return row(shard["shard"], [self._decode(work, item) for item in items], task=shard["task"])
 
-    def _decode(self, item: SourceItem) -> Any:
+    def _decode(self, work: Work[Any, Any, Any], item: SourceItem) -> Any:
         try:
             with opened(item.image) as image:
-                decoded = pipeline.decode(self.work, replace(item, image=image), keep_picture=self.draws)
+                decoded = pipeline.decode(work, replace(item, image=image), keep_picture=self.draws)
             return replace(decoded, item=item)
         except ImageError as exc:
             return Outcome(item, error=exc)
@@ -75,14 +85,16 @@ class Score:
         batch_size: images a pass.
     """
 
-    def __init__(self, bind: Callable[[], Work[Any, Any, Prediction]], batch_size: int) -> None:
-        self._batcher = pipeline.Batcher(bind(), batch_size)
+    def __init__(self, bind: Bind, batch_size: int) -> None:
+        self._bind = lru_cache(TASKS)(bind)
+        self._batcher = pipeline.Batcher(self._bind(0), batch_size)
 
     def __call__(self, shard: Row) -> Row:
         """Decoded images to pairs of them, without their pixels, and scores."""
-        slots = self._batcher.score(pickle.loads(shard["data"]))  # noqa: S301 -- made by `row`
+        self._batcher.work = self._bind(shard["task"])
+        slots = self._batcher.score(data_of(shard))
         lean = [slot if isinstance(slot, Outcome) else (replace(slot[0], pixels=None), slot[1]) for slot in slots]
-        return row(shard["shard"], lean)
+        return row(shard["shard"], lean, task=shard["task"])
 
 
 @dataclass(frozen=True)
@@ -107,7 +119,7 @@ class Write:
         """Scores to the summary that the mark holds."""
         rows: list[dict[str, Any]] = []
         errors: list[dict[str, str]] = []
-        for slot in pickle.loads(shard["data"]):  # noqa: S301 -- made by `row`
+        for slot in data_of(shard):
             if isinstance(slot, Outcome):
                 reason = slot.error.reason if isinstance(slot.error, ImageError) else str(slot.error)
                 errors.append({"image_path": slot.item.key, "error": reason})

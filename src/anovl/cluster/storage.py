@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from anovl.errors import AnovlError, MissingExtraError, OutputError, UsageError, require_extra, suggest
-from anovl.files import replacing
+from anovl.files import locked, make_folder, replacing
 
 
 def is_address(text: str) -> bool:
@@ -66,6 +66,23 @@ class Folder:
 
     url: str
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other runs out of a folder of this machine; an object store knows no lock.
+
+        Raises:
+            OutputError: another run is in it, or it cannot be written.
+        """
+        if not self.local:
+            yield
+            return
+        path = Path(file_system(self.url)[1])
+        with contextlib.ExitStack() as stack:
+            with explained(self.url, OutputError):
+                make_folder(path)
+                stack.enter_context(locked(path))
+            yield
+
     def write(self, name: str, data: bytes) -> None:
         """Write a file, in place of one that is there.
 
@@ -93,8 +110,8 @@ class Folder:
             except FileNotFoundError:
                 return None
 
-    def names(self, folder: str) -> set[str]:
-        """Names of the files in a subfolder; none where it does not exist.
+    def read_all(self, folder: str) -> dict[str, bytes]:
+        """Content of the files in a subfolder by their names; none where it does not exist.
 
         Raises:
             OutputError: it cannot be reached.
@@ -103,9 +120,20 @@ class Folder:
         system.invalidate_cache()
         with explained(self.url, OutputError):
             try:
-                return {PurePosixPath(path).name for path in system.ls(f"{root}/{folder}", detail=False)}
+                paths = system.ls(f"{root}/{folder}", detail=False)
             except FileNotFoundError:
-                return set()
+                return {}
+            return {PurePosixPath(path).name: bytes(data) for path, data in (system.cat(paths) if paths else {}).items()}
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if there is one.
+
+        Raises:
+            OutputError: it cannot be removed.
+        """
+        system, root = file_system(self.url)
+        with explained(f"{self.url}/{name}", OutputError), contextlib.suppress(FileNotFoundError):
+            system.rm_file(f"{root}/{name}")
 
     def write_json(self, name: str, value: Any) -> None:
         """Write an indented JSON file."""

@@ -61,6 +61,10 @@ class Variant:
         name = category.name if method.recipe.prompts == "released" else category.class_name
         return self.detector.job(name, wording=words, adapt=self.adapt, seed=tuple(seeds))
 
+    def without_model(self) -> Variant:
+        """As `AnoVL.without_model`."""
+        return replace(self, detector=self.detector.without_model())
+
     def settings(self) -> dict[str, Any]:
         """Whatever its scores depend on, as plain values for run.json."""
         detector = self.detector

@@ -1,0 +1,101 @@
+"""An evaluation on a cluster: shards of images to scores, shards of scores to parts of the figures, which add up here."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anovl.cluster.run import Pool, execute, fetch
+from anovl.cluster.stages import Decode, data_of, row
+from anovl.data.datasets import Category
+from anovl.engine.local import Stacked
+from anovl.engine.pipeline import Outcome
+from anovl.evaluation import Resolution, Scored, Variant
+from anovl.evaluation.measuring import Part, compare
+from anovl.evaluation.scoring import ScoringJob, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ray:
+    """A cluster that is connected (`anovl.evaluation.Engine`).
+
+    Attributes:
+        load: the variants, in a worker; those of `evaluate`, in their order.
+        pool: the actors that score.
+        shard_size: images that go through the stages together.
+    """
+
+    load: Callable[[], Sequence[Variant]]
+    pool: Pool
+    shard_size: int
+
+    def score(self, tasks: Sequence[Task], *, batch_size: int) -> Generator[Outcome[Scored]]:
+        """As the protocol says; tasks share the actors, each of which loads its model once."""
+        firsts: dict[str, Task] = {}
+        for task in tasks:
+            firsts.setdefault(task.variant.name, task)
+        lights = {name: task.job().without_model() for name, task in firsts.items()}  # all of a variant preprocess alike
+        rows = [
+            row(number, task.items[start : start + self.shard_size], task=number)
+            for number, task in enumerate(tasks)
+            for start in range(0, len(task.items), self.shard_size)
+        ]
+        results = execute(
+            rows,
+            decode=Decode([Stacked(lights[task.variant.name]) for task in tasks]),
+            bind=_Bind(self.load, [(task.variant.name, replace(task.category, test=(), train=()), task.seeds) for task in tasks]),
+            pool=replace(self.pool, batch_size=batch_size),
+            ordered=True,
+        )
+        for shard in results:
+            for slot in data_of(shard):
+                if isinstance(slot, Outcome):
+                    yield slot
+                else:
+                    image, scores = slot
+                    job = lights[tasks[shard["task"]].variant.name]
+                    yield Outcome(image.item, job.finish(image.item, image.size, scores, image.timings))
+
+    def compare(self, task: Task, scored: Sequence[Scored], resolution: Resolution) -> Iterator[Part]:
+        """As the protocol says; as many shards at once as the cluster has CPUs, and as many more in line."""
+        import ray
+
+        variant = ray.put(task.variant.without_model())
+        remote: Any = ray.remote(num_cpus=1)(compare)
+        coming: deque[Any] = deque()
+        most = 2 * int(ray.cluster_resources()["CPU"])
+        for start in range(0, len(scored), self.shard_size):
+            chosen = slice(start, start + self.shard_size)
+            if len(coming) == most:
+                yield fetch(coming.popleft())
+            coming.append(
+                remote.remote(
+                    variant,
+                    replace(task.category, test=task.category.test[chosen], train=()),
+                    scored[chosen],
+                    resolution=resolution,
+                )
+            )
+        while coming:
+            yield fetch(coming.popleft())
+
+
+class _Bind:
+    """In an actor: the job of a task.
+
+    Args:
+        load: as of `Ray`.
+        tasks: name of the variant, category without images, seeds.
+    """
+
+    def __init__(self, load: Callable[[], Sequence[Variant]], tasks: list[tuple[str, Category, tuple[int, ...]]]) -> None:
+        self._load, self._tasks = load, tasks
+        self._variants: dict[str, Variant] = {}
+
+    def __call__(self, task: int) -> Stacked[Scored]:
+        if not self._variants:
+            self._variants = {variant.name: variant for variant in self._load()}
+        name, category, seeds = self._tasks[task]
+        return Stacked(ScoringJob(self._variants[name].job(category, seeds)))
