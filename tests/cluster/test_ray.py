@@ -1,5 +1,6 @@
 """A run on a real cluster of two nodes, processes of this machine: the local engine's numbers, kills, S3."""
 
+import csv
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from anovl.cli import app
+from anovl.data.synthetic.layout import write_dataset
 
 pytest.importorskip("ray.data")
 import psutil
@@ -105,17 +107,32 @@ def check(output, local) -> None:
     assert json.loads(Path(output, "run.json").read_text())["counts"]["scored"] == COUNT
 
 
-def when_begun(output, action) -> threading.Thread:
-    """Do something once the first shard is done."""
+def when(begun, action) -> threading.Thread:
+    """Do something once something has begun."""
 
     def wait() -> None:
-        while not (Path(output, "done").is_dir() and any(Path(output, "done").iterdir())):
+        while not begun():
             time.sleep(0.02)
         action()
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     return thread
+
+
+def when_begun(output, action) -> threading.Thread:
+    """Do something once the first shard is done."""
+    return when(lambda: Path(output, "done").is_dir() and any(Path(output, "done").iterdir()), action)
+
+
+def kill_actors() -> list[int]:
+    """Kill what scores, in our own clusters alone; their process ids."""
+    killed = []
+    for process in psutil.Process().children(recursive=True):
+        if "MapWorker(Map(Score))" in " ".join(process.cmdline()):
+            process.kill()
+            killed.append(process.pid)
+    return killed
 
 
 def test_as_the_local_engine(cluster, folder, local, tmp_path):
@@ -131,16 +148,87 @@ def test_as_the_local_engine(cluster, folder, local, tmp_path):
     call(arguments(folder, output, *on(cluster, "--save", "map,overlay")), 2)  # a run is there
 
 
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    """Two drawn categories with masks, in the layout of MVTec AD."""
+    root = tmp_path_factory.mktemp("data")
+    write_dataset(root, ["washer", "leather"], per_class=18, size=96, workers=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def evaluated(dataset, tmp_path_factory) -> Path:
+    """What the local engine makes of it."""
+    output = tmp_path_factory.mktemp("evaluated") / "out"
+    call(evaluation(dataset, output), 0)
+    return output
+
+
+def evaluation(dataset, output, *more) -> list[str]:
+    line = [
+        "evaluate",
+        "synthetic",
+        str(dataset),
+        "--model",
+        "mini",
+        "-o",
+        str(output),
+        "--method",
+        "anovl",
+        "--method",
+        "anovl+tta",
+    ]
+    return [*line, "--seed", "0", "--seed", "1", "--resolution", "original", *more]
+
+
+def test_an_evaluation_as_the_local_engine(cluster, dataset, evaluated, tmp_path):
+    output = tmp_path / "out"
+    call(evaluation(dataset, output, *on(cluster, "--shard-size", "5")), 0)
+    same(output, evaluated)
+    call(evaluation(dataset, output, *on(cluster)), 2)  # a run is there
+    kept = (output / "scores" / "anovl+tta" / "leather.jsonl").read_text().splitlines(keepends=True)
+    (output / "scores" / "anovl+tta" / "leather.jsonl").write_text("".join(kept[:9]) + kept[9][:20])  # as a kill leaves it
+    call(evaluation(dataset, output, *on(cluster, "--shard-size", "4", "--resume")), 0)
+    same(output, evaluated)
+
+
+def test_an_evaluation_whose_worker_is_killed(cluster, dataset, evaluated, tmp_path):
+    output, killed, scores = tmp_path / "out", [], tmp_path / "out/scores/anovl/washer.jsonl"
+    thread = when(lambda: scores.exists() and scores.stat().st_size, lambda: killed.extend(kill_actors()))
+    call(evaluation(dataset, output, *on(cluster, "--shard-size", "2")), 0)
+    thread.join(10)
+    assert killed
+    same(output, evaluated)
+
+
+def same(output, expected) -> None:
+    """Every figure, of the report and of each image."""
+    ours, theirs = (json.loads((where / "report.json").read_text()) for where in (output, expected))
+    near(ours, theirs, "report")
+    ours, theirs = (list(csv.reader((where / "images.csv").open())) for where in (output, expected))
+    assert [row[:5] for row in ours] == [row[:5] for row in theirs]
+    for mine, other in zip(ours[1:], theirs[1:], strict=True):
+        assert [float(cell or -1) for cell in mine[5:]] == pytest.approx([float(cell or -1) for cell in other[5:]], abs=1e-5)
+
+
+def near(ours, theirs, where) -> None:
+    if isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in theirs:
+            near(ours[key], theirs[key], f"{where}.{key}")
+    elif isinstance(theirs, list):
+        assert len(ours) == len(theirs), where
+        for index, pair in enumerate(zip(ours, theirs, strict=True)):
+            near(*pair, f"{where}[{index}]")
+    elif isinstance(theirs, float):
+        assert ours == pytest.approx(theirs, abs=1e-5), where
+    else:
+        assert ours == theirs, where
+
+
 def test_a_worker_is_killed(cluster, folder, local, tmp_path):
     output, killed = tmp_path / "out", []
-
-    def kill() -> None:
-        for process in psutil.Process().children(recursive=True):  # of our cluster alone
-            if "MapWorker(Map(Score))" in " ".join(process.cmdline()):
-                process.kill()
-                killed.append(process.pid)
-
-    thread = when_begun(output, kill)
+    thread = when_begun(output, lambda: killed.extend(kill_actors()))
     call(arguments(folder, output, *on(cluster, "--save", "none", "--shard-size", "1")))
     thread.join(10)
     assert killed
