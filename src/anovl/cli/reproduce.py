@@ -97,10 +97,10 @@ def reproduce(
             source, place = Source(dataset, detector), folder_name(f"{dataset.name}-{one}")
             run = common | {"folder": output / "runs" / name / place}
             if name in TABLES:
-                with resumable(run["folder"] / RUN), progress(None) as advance:
+                with resumable((run["folder"] / RUN).exists), progress(None) as advance:
                     results.append(compute_table(name, source, full_shot=trained, on_image=advance, **run))
                 continue
-            with resumable(run["folder"] / RUN), progress(None) as advance:
+            with resumable((run["folder"] / RUN).exists), progress(None) as advance:
                 for path in draw_figure(name, source, output / f"{name}-{place}", on_image=advance, **run):
                     typer.echo(str(path))
     if results:
