@@ -63,7 +63,7 @@ def reproduce(
     """
     from anovl.data.datasets import load
     from anovl.detector import AnoVL
-    from anovl.evaluation import check_resolution
+    from anovl.evaluation import Local, check_resolution
     from anovl.reproduction import NAMES, TABLES, FullShot, Source, compute_table, folder_name
     from anovl.reproduction.outputs import draw_figure, markdown, write_tables
 
@@ -86,7 +86,7 @@ def reproduce(
         "limit": limit,
         "resume": resume,
         "batch_size": batch_size,
-        "workers": workers,
+        "engine": Local(workers),
     }
     results = []
     for one in model or (DRAWN_MODELS if synthetic else [DEFAULT_MODEL]):

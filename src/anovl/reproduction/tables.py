@@ -13,7 +13,7 @@ import torch
 from anovl.data.datasets import Dataset
 from anovl.detector import AnoVL
 from anovl.errors import UnavailableError, UsageError
-from anovl.evaluation import Evaluation, Local, Resolution, Variant, evaluate
+from anovl.evaluation import Engine, Evaluation, Local, Resolution, Variant, evaluate
 from anovl.reproduction import timing
 from anovl.reproduction.full_shot import FullShot
 from anovl.reproduction.paper import TABLES, TIME, PaperRow, PaperTable, Published
@@ -91,7 +91,7 @@ def compute_table(
     folder: Path | None = None,
     resume: bool = False,
     batch_size: int = 8,
-    workers: int = 2,
+    engine: Engine = Local(),
     full_shot: FullShot | None = None,
     on_image: Callable[[], None] = lambda: None,
 ) -> Result:
@@ -101,8 +101,7 @@ def compute_table(
         name: of `TABLES`.
         source: data set and model.
         seeds: of the adaptation; the paper has five.
-        resolution, limit, folder, resume, batch_size, on_image: as in `anovl.evaluation.evaluate`.
-        workers: decoding threads.
+        resolution, limit, folder, resume, batch_size, engine, on_image: as in `anovl.evaluation.evaluate`.
         full_shot: how to train the rows that anomalib has; None quotes them.
 
     Raises:
@@ -127,7 +126,7 @@ def compute_table(
         folder=folder,
         resume=resume,
         batch_size=batch_size,
-        engine=Local(workers),
+        engine=engine,
         on_image=on_image,
     )
     times = timing.milliseconds(list(variants.values()), done) if TIME in table.columns else {}
