@@ -91,7 +91,7 @@ def compute_table(
     folder: Path | None = None,
     resume: bool = False,
     batch_size: int = 8,
-    engine: Engine = Local(),
+    engine: Engine | None = None,
     full_shot: FullShot | None = None,
     on_image: Callable[[], None] = lambda: None,
 ) -> Result:
@@ -126,7 +126,7 @@ def compute_table(
         folder=folder,
         resume=resume,
         batch_size=batch_size,
-        engine=engine,
+        engine=engine or Local(),
         on_image=on_image,
     )
     times = timing.milliseconds(list(variants.values()), done) if TIME in table.columns else {}
