@@ -34,7 +34,8 @@ from anovl.core.scoring import smooth, to_image_size
 from anovl.core.views import augmented_views
 from anovl.data.images import load_image
 from anovl.data.sources import SourceItem
-from anovl.detector import AnoVL, DetectionJob
+from anovl.detection import DetectionJob
+from anovl.detector import AnoVL
 from anovl.results import Prediction
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,15 +20,16 @@ from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, O
 from anovl.config import recipe as make_recipe
 from anovl.core.adapter import Adapter, check_seeds, draw_start
 from anovl.core.prompts import PromptSet, Wording, build_prompts
-from anovl.core.scoring import Scores, TextFeatures
-from anovl.data.images import ImageLimits, load_sized_image
+from anovl.core.scoring import TextFeatures
+from anovl.data.images import ImageLimits
 from anovl.data.sources import SourceItem, iter_source
 from anovl.data.transforms import to_pixel_values
-from anovl.devices import DTYPES, to_device
+from anovl.detection import DetectionJob
+from anovl.devices import DTYPES
 from anovl.engine import local, maps
 from anovl.engine.pipeline import results
 from anovl.engine.text import TextCache
-from anovl.errors import AnovlError, UsageError
+from anovl.errors import UsageError
 from anovl.methods import make_method, method_class
 from anovl.profiles import DEFAULT_FPR, Origin, Profile, settings_of
 from anovl.results import FloatArray, Prediction
@@ -318,75 +318,6 @@ class AnoVL:
         """One adaptation of the class a seed."""
         rows, columns = self.method.encoder.grid
         return tuple(Adapter(text, settings, draw_start(settings, text, rows * columns, one)) for one in seeds)
-
-
-@dataclass(frozen=True)
-class DetectionJob:
-    """A detector bound to a class; the engine's view of it (`anovl.engine.local.Job`)."""
-
-    detector: AnoVL
-    origin: Origin
-    text: TextFeatures
-    output_size: OutputSize
-    decode: Decode = "full"
-    adapters: tuple[Adapter, ...] = ()
-
-    @property
-    def class_name(self) -> str:
-        """What the images show."""
-        return self.origin.class_name
-
-    @property
-    def limits(self) -> ImageLimits:
-        """What images to refuse."""
-        return self.detector.limits
-
-    def without_model(self) -> DetectionJob:
-        """As `AnoVL.without_model`: this job for a process that loads and finishes what another one scores."""
-        return replace(self, detector=self.detector.without_model(), adapters=())
-
-    def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
-        """Anything that is an image -> RGB, and (H, W) of the whole image; see `anovl.data.images.load_sized_image`."""
-        return load_sized_image(
-            image, limits=self.limits, reduced_for=self.detector.backbone.image_size if self.decode == "reduced" else None
-        )
-
-    def preprocess(self, picture: Image.Image) -> Tensor:
-        """RGB -> [3, H, W]."""
-        return self.detector.preprocess(picture)
-
-    @torch.inference_mode()
-    def score(self, pixel_values: Tensor) -> Scores:
-        """[B, 3, H, W] -> scores."""
-        scores = self.detector.method.score(to_device(pixel_values, self.detector.backbone.device), self.text, self.adapters)
-        if not all(bool(values.isfinite().all()) for values in scores if values is not None):
-            raise AnovlError(f"the model gave values that are not finite in {self.detector.backbone.dtype}; try --dtype fp32")
-        return scores
-
-    def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Prediction:
-        """Patch grid to map, scores to a Prediction."""
-        start = time.perf_counter()
-        target = size if self.output_size == "image" else self.detector.backbone.image_size
-        patch_scores: FloatArray = scores.patch_scores.numpy()
-        anomaly_map = self.detector.anomaly_map(patch_scores, target)
-        timings["upsample"] = (time.perf_counter() - start) * 1000
-        profile = self.detector.profile
-        return Prediction(
-            image_path=str(item.image) if isinstance(item.image, str | Path) else None,
-            image_size=size,
-            class_name=self.class_name,
-            pred_score=float(scores.image_score),
-            threshold=self.detector.threshold,
-            pixel_threshold=self.detector.threshold if profile is None else profile.pixel_threshold,
-            calibrated=profile is not None,
-            probability=None if profile is None else profile.probability(float(scores.image_score)),
-            anomaly_map=anomaly_map,
-            patch_scores=patch_scores,
-            pred_score_std=None if scores.image_seeds is None else float(scores.image_seeds.std()),
-            patch_scores_std=None if scores.patch_seeds is None else scores.patch_seeds.std(dim=0).numpy(),
-            timings_ms=timings,
-            score_range=self.detector.score_range,
-        )
 
 
 def _score_range(ratio: float) -> tuple[float, float]:

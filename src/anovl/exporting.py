@@ -19,7 +19,8 @@ from anovl.data.resizing import squash
 from anovl.data.sources import iter_source
 from anovl.data.synthetic import CLASSES, Sample, draw
 from anovl.data.synthetic.layout import plan
-from anovl.detector import AnoVL, DetectionJob
+from anovl.detection import DetectionJob
+from anovl.detector import AnoVL
 from anovl.engine.artefact import SUFFIXES, Card, ExportFormat, Precision
 from anovl.engine.export import Graph, trace, write
 from anovl.engine.sessions import Images, open_session

@@ -131,14 +131,22 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / RUN
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(run["settings"], dict):
-            return dict(run)
+        return parse_run(path.read_bytes(), path)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise OutputError(f"{path}: not a run.json of anovl; name another folder")
+
+
+def parse_run(text: bytes, name: str | Path) -> dict[str, Any]:
+    """The content of a run.json, which messages call by a name.
+
+    Raises:
+        OutputError: it is none of this package.
+    """
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        run = json.loads(text)
+        if isinstance(run["settings"], dict):
+            return dict(run)
+    raise OutputError(f"{name}: not a run.json of anovl; name another folder")
 
 
 def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -148,9 +156,18 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
         UsageError: a setting differs; the message names each.
         OutputError: the file is not a run.json of this package.
     """
-    run = read_run(folder)
-    if run is not None and (other := differences(run["settings"], settings)):
-        raise UsageError(f"{folder}: cannot resume with other settings ({'; '.join(other)}); name another folder")
+    if (run := read_run(folder)) is not None:
+        check_same(folder, run["settings"], settings)
+
+
+def check_same(place: str | Path, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse to go on in a place with other settings than before.
+
+    Raises:
+        UsageError: a setting differs; the message names each.
+    """
+    if other := differences(before, settings):
+        raise UsageError(f"{place}: cannot resume with other settings ({'; '.join(other)}); name another folder")
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:

@@ -165,19 +165,7 @@ def evaluated(dataset, tmp_path_factory) -> Path:
 
 
 def evaluation(dataset, output, *more) -> list[str]:
-    line = [
-        "evaluate",
-        "synthetic",
-        str(dataset),
-        "--model",
-        "mini",
-        "-o",
-        str(output),
-        "--method",
-        "anovl",
-        "--method",
-        "anovl+tta",
-    ]
+    line = ["evaluate", "synthetic", str(dataset), "--model", "mini", "-o", str(output), "--method=anovl", "--method=anovl+tta"]
     return [*line, "--seed", "0", "--seed", "1", "--resolution", "original", *more]
 
 
@@ -192,10 +180,11 @@ def test_an_evaluation_as_the_local_engine(cluster, dataset, evaluated, tmp_path
     same(output, evaluated)
 
 
-def test_an_evaluation_whose_worker_is_killed(cluster, dataset, evaluated, tmp_path):
+def test_an_evaluation_whose_worker_is_killed(cluster, dataset, evaluated, tmp_path, monkeypatch):
+    monkeypatch.chdir(dataset)  # the workers are elsewhere
     output, killed, scores = tmp_path / "out", [], tmp_path / "out/scores/anovl/washer.jsonl"
     thread = when(lambda: scores.exists() and scores.stat().st_size, lambda: killed.extend(kill_actors()))
-    call(evaluation(dataset, output, *on(cluster, "--shard-size", "2")), 0)
+    call(evaluation(".", output, *on(cluster, "--shard-size", "2")), 0)
     thread.join(10)
     assert killed
     same(output, evaluated)
@@ -279,6 +268,12 @@ def test_a_bucket(folder, local, tmp_path, monkeypatch):
         assert "bucket" in process(arguments(folder, "s3://nowhere/out", *line), 1)
     finally:
         server.stop()
+
+
+def test_actors_that_leave_no_cpu(folder, tmp_path):
+    line = arguments(folder, tmp_path / "out", "--engine", "ray", "--actors", "1000")
+    assert "1000 actors leave none of" in process(line, 2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_cluster_answers(folder, tmp_path):

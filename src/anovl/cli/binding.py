@@ -20,7 +20,7 @@ from anovl.profiles import Profile
 if TYPE_CHECKING:
     from anovl.core.prompts import Wording
     from anovl.data.images import ImageLimits
-    from anovl.detector import DetectionJob
+    from anovl.detection import DetectionJob
     from anovl.engine.runtime import ExportedJob
 
 log = logging.getLogger(__name__)

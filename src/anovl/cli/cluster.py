@@ -158,6 +158,7 @@ def predict(
         typer.echo(json.dumps({**common, **chosen.plan()}, indent=2))
         return 0
     with run.connected_while(cluster.address, replace(chosen, device="cpu").bind) as bound:  # a GPU is the workers'
+        pool = cluster.pool(batch_size)
         out = Output(folder)
         settings = common | bound.settings
         done = out.check(settings, resume=resume)
@@ -169,7 +170,7 @@ def predict(
         todo, summaries = left(rows, done), list(done.values())
         with folder.held(), resumable(lambda: folder.read(RUN) is not None), progress(len(todo)) as advance:
             folder.write_json(RUN, record | {"status": "running"})
-            results = run.execute(todo, decode=decode, bind=partial(_bind, chosen), write=write, pool=cluster.pool(batch_size))
+            results = run.execute(todo, decode=decode, bind=partial(_bind, chosen), write=write, pool=pool)
             for one in results:
                 advance()
                 summaries.append(json.loads(one["summary"]))

@@ -135,6 +135,7 @@ def evaluate(
     size = parse_size(image_size)
     evaluation.check_resolution(resolution)
     rows = _rows(method or ["anovl"], adapt=adapt)
+    root = root if engine == "local" else root.absolute()  # workers have folders of their own
     data = load(dataset, root, categories=category, class_name=class_name)
 
     from anovl.core.adapter import check_seeds

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from anovl.data.sources import SourceItem
-    from anovl.detector import DetectionJob
+    from anovl.detection import DetectionJob
     from anovl.engine.pipeline import Outcome
     from anovl.engine.runtime import ExportedJob
     from anovl.render.writers import FolderWriter, StreamWriter

@@ -38,9 +38,9 @@ class Ray:
             firsts.setdefault(task.variant.name, task)
         lights = {name: task.job().without_model() for name, task in firsts.items()}  # all of a variant preprocess alike
         rows = [
-            row(number, task.items[start : start + self.shard_size], task=number)
-            for number, task in enumerate(tasks)
-            for start in range(0, len(task.items), self.shard_size)
+            row(number, items[start : start + self.shard_size], task=number)
+            for number, items in enumerate(task.items for task in tasks)
+            for start in range(0, len(items), self.shard_size)
         ]
         results = execute(
             rows,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,26 +12,21 @@ from typing import Any
 from anovl.cluster.stages import DONE, Row, part, row
 from anovl.cluster.storage import Folder
 from anovl.data.sources import SourceItem
-from anovl.errors import OutputError, UsageError
-from anovl.files import ERRORS, RUN, differences
+from anovl.errors import UsageError
+from anovl.files import ERRORS, RUN, check_same, parse_run
 
 Summary = dict[str, Any]  # of a shard: how many were "scored" and "anomalous", and the "errors"
 
 
 def shards_of(items: Iterable[SourceItem], size: int) -> tuple[list[Row], dict[str, Any]]:
     """Items in shards, and what run.json records of them: a resumed run must have the same."""
+    source = iter(items)
     digest, count = hashlib.sha256(), 0
-
-    def named() -> Iterator[SourceItem]:
-        nonlocal count
-        for item in items:
-            digest.update(item.key.encode("utf-8", "surrogateescape") + b"\0")
-            count += 1
-            yield item
-
-    source = named()
     rows: list[Row] = []
     while shard := list(islice(source, size)):
+        for item in shard:
+            digest.update(item.key.encode("utf-8", "surrogateescape") + b"\0")
+        count += len(shard)
         rows.append(row(len(rows), shard))
     return rows, {"count": count, "sha256": digest.hexdigest(), "shard_size": size}
 
@@ -55,12 +50,7 @@ class Output:
         url = self.folder.url
         if not resume:
             raise UsageError(f"{url} already holds a run ({RUN}): go on with it by --resume, or name another folder")
-        try:
-            before = dict(json.loads(text)["settings"])
-        except (ValueError, KeyError, TypeError) as exc:
-            raise OutputError(f"{url}/{RUN}: not a run.json of anovl; name another folder") from exc
-        if other := differences(before, settings):
-            raise UsageError(f"{url}: cannot resume with other settings ({'; '.join(other)}); name another folder")
+        check_same(url, parse_run(text, f"{url}/{RUN}")["settings"], settings)
         marks = {name.removesuffix(".json"): json.loads(mark) for name, mark in self.folder.read_all(DONE).items()}
         return {name: summary for name, summary in marks.items() if not summary["errors"]}
 

@@ -47,8 +47,8 @@ class Local:
     def score(self, tasks: Sequence[Task], *, batch_size: int) -> Generator[Outcome[Scored]]:
         """As the protocol says."""
         for task in tasks:
-            if task.items:
-                yield from local.run(task.job(), task.items, batch_size=batch_size, workers=self.workers)
+            if items := task.items:
+                yield from local.run(task.job(), items, batch_size=batch_size, workers=self.workers)
 
     def compare(self, task: Task, scored: Sequence[Scored], resolution: Resolution) -> Iterator[Part]:
         """As the protocol says."""

@@ -23,7 +23,8 @@ from anovl.core.prompts import Wording
 from anovl.core.scoring import Scores
 from anovl.data.datasets import Category, Sample
 from anovl.data.sources import SourceItem
-from anovl.detector import AnoVL, DetectionJob
+from anovl.detection import DetectionJob
+from anovl.detector import AnoVL
 from anovl.engine.pipeline import Outcome
 from anovl.errors import AnovlError, OutputError, UsageError
 from anovl.files import cut_torn_line, replacing
