@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from anovl.engine.runtime import ExportedModel
     from anovl.errors import AnovlError
     from anovl.evaluation import Evaluation, Variant, evaluate
+    from anovl.integrations.pipeline import pipeline
     from anovl.profiles import Profile
     from anovl.results import Prediction, Region
 
@@ -46,6 +47,7 @@ _HOME = {
     "evaluate": "anovl.evaluation",
     "load_backbone": "anovl.backbones",
     "load_image": "anovl.data.images",
+    "pipeline": "anovl.integrations.pipeline",
     "recipe": "anovl.config",
 }
 
@@ -72,6 +74,7 @@ __all__ = [
     "evaluate",
     "load_backbone",
     "load_image",
+    "pipeline",
     "recipe",
 ]
 

@@ -55,16 +55,16 @@ def test_a_backbone_that_cannot_says_why(dataset, tiny_clip):
     assert "- WinCLIP: " in markdown([result])
 
 
+@pytest.mark.slow
 def test_anomalib_trains_on_all_categories(dataset):
-    pytest.importorskip("anomalib")
     figures = FullShot(pre_trained=False).figures("Padim", dataset)
     assert 0 <= figures["image_auroc"] <= 1
     assert 0 <= figures["pixel_auroc"] <= 1
     assert figures["pixel_pro"] is None
 
 
-def test_what_training_needs_is_told(dataset, monkeypatch, tmp_path):
-    pytest.importorskip("anomalib")
+@pytest.mark.slow
+def test_what_training_needs_is_told(dataset, tmp_path):
     with pytest.raises(UnavailableError, match="--dtd FOLDER"):
         FullShot().figures("Draem", dataset)
     write_dataset(tmp_path, ["washer"], per_class=2, size=96)
