@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from anovl.config import Decode, OutputSize
-from anovl.core.adapter import Adapter
+from anovl.core.adapter import Adapter, Start
 from anovl.core.scoring import Scores, TextFeatures
 from anovl.data.images import ImageLimits, load_sized_image
 from anovl.data.sources import SourceItem
@@ -49,6 +49,18 @@ class DetectionJob:
     def without_model(self) -> DetectionJob:
         """As `AnoVL.without_model`: this job for a process that loads and finishes what another one scores."""
         return replace(self, detector=self.detector.without_model(), adapters=())
+
+    def per_device(self) -> list[DetectionJob]:
+        """This job, and one that gives the same on each replica of its detector, for `anovl.engine.local.run`."""
+        return [self, *(self._on(replica) for replica in self.detector.replicas)]
+
+    @torch.inference_mode()
+    def _on(self, replica: AnoVL) -> DetectionJob:
+        device = replica.backbone.device
+        text = TextFeatures(*(features.to(device) for features in self.text))
+        starts = [Start(*(None if value is None else value.to(device) for value in one.start)) for one in self.adapters]
+        adapters = (Adapter(text, one.settings, start) for one, start in zip(self.adapters, starts, strict=True))
+        return replace(self, detector=replica, text=text, adapters=tuple(adapters))
 
     def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
         """Anything that is an image -> RGB, and (H, W) of the whole image; see `anovl.data.images.load_sized_image`."""

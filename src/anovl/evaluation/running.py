@@ -36,7 +36,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Local:
-    """This process.
+    """This process, on all devices of a variant's detector.
 
     Attributes:
         workers: decoding threads.
@@ -48,7 +48,7 @@ class Local:
         """As the protocol says."""
         for task in tasks:
             if items := task.items:
-                yield from local.run(task.job(), items, batch_size=batch_size, workers=self.workers)
+                yield from local.run(task.job().per_device(), items, batch_size=batch_size, workers=self.workers)
 
     def compare(self, task: Task, scored: Sequence[Scored], resolution: Resolution) -> Iterator[Part]:
         """As the protocol says."""
