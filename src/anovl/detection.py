@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from anovl.config import Decode, OutputSize
-from anovl.core.adapter import Adapter, Start
+from anovl.core.adapter import Adapter
 from anovl.core.scoring import Scores, TextFeatures
 from anovl.data.images import ImageLimits, load_sized_image
 from anovl.data.sources import SourceItem
@@ -57,10 +57,9 @@ class DetectionJob:
     @torch.inference_mode()
     def _on(self, replica: AnoVL) -> DetectionJob:
         device = replica.backbone.device
-        text = TextFeatures(*(features.to(device) for features in self.text))
-        starts = [Start(*(None if value is None else value.to(device) for value in one.start)) for one in self.adapters]
-        adapters = (Adapter(text, one.settings, start) for one, start in zip(self.adapters, starts, strict=True))
-        return replace(self, detector=replica, text=text, adapters=tuple(adapters))
+        text = self.text.to(device)
+        adapters = tuple(Adapter(text, one.settings, one.start.to(device)) for one in self.adapters)
+        return replace(self, detector=replica, text=text, adapters=adapters)
 
     def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
         """Anything that is an image -> RGB, and (H, W) of the whole image; see `anovl.data.images.load_sized_image`."""

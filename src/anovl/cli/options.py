@@ -8,6 +8,19 @@ from typing import Annotated
 import typer
 
 from anovl.cli.settings import load_config
+from anovl.errors import UsageError
+
+
+def is_several(device: str) -> bool:
+    """True for a --device that may name more than one."""
+    return device == "all" or "," in device
+
+
+def _one_device(device: str) -> str:
+    if is_several(device):
+        raise UsageError(f"--device {device}: expected one device; predict, calibrate, evaluate, reproduce and demo take several")
+    return device
+
 
 Arch = Annotated[str | None, typer.Option(help="Architecture of a weight file.")]
 RecipeName = Annotated[str | None, typer.Option(help="default, paper or released; if not given, the model's own.")]
@@ -49,7 +62,11 @@ MaxBytes = Annotated[int, typer.Option(help="Larger files are refused.")]
 BatchSize = Annotated[int, typer.Option(help="Images a pass.", min=1)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the model; default as many as there are cores.", min=1)]
 Workers = Annotated[int, typer.Option(help="Decoding threads.", min=1)]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Device = Annotated[
+    str,
+    typer.Option(help="auto, cpu, cuda, cuda:1, mps; all (of CUDA) or several with commas between, which share the images."),
+]
+OneDevice = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.", callback=_one_device)]
 DType = Annotated[str, typer.Option(help="auto (fp32), fp32, bf16, fp16.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]
