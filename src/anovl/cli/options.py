@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from anovl.cli.settings import load_config
-from anovl.errors import UsageError
 
 
 def is_several(device: str) -> bool:
@@ -18,7 +17,7 @@ def is_several(device: str) -> bool:
 
 def _one_device(device: str) -> str:
     if is_several(device):
-        raise UsageError(f"--device {device}: expected one device; predict, calibrate, evaluate, reproduce and demo take several")
+        raise typer.BadParameter(f"expected one device, got {device}; predict, calibrate, evaluate, reproduce, demo take several")
     return device
 
 
