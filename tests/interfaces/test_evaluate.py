@@ -53,12 +53,11 @@ def test_table_on_stdout_and_files_in_the_folder(drawn, tmp_path):
     }
 
 
-def test_two_devices_measure_what_one_measures(drawn, tmp_path):
-    rows = ("--method", "anovl+tta", "--batch-size", "3")
+def test_two_devices_measure_what_one_measures(drawn, golden_name, tmp_path):
+    rows = ("--method", "anovl+tta", "--method", "clip", "--batch-size", "1", "--model", golden_name)
     for device in ("cpu", "cpu,cpu"):
-        done = CliRunner().invoke(
-            app, ["evaluate", "synthetic", str(drawn), "-o", str(tmp_path / device), "--model", "mini", "--device", device, *rows]
-        )
+        arguments = ["evaluate", "synthetic", str(drawn), "-o", str(tmp_path / device), "--device", device, *rows]
+        done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0, done.output
     for name in ("report.json", "images.csv", "run.json", "scores/anovl+tta/tile.jsonl"):
         assert (tmp_path / "cpu,cpu" / name).read_bytes() == (tmp_path / "cpu" / name).read_bytes(), name
