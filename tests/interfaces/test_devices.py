@@ -40,11 +40,12 @@ def rows(text):
     return [json.dumps(row) for row in found]
 
 
-def test_the_same_rows_and_maps_as_on_one_device(run, parts, tmp_path):
+def test_the_same_rows_and_maps_as_on_one_device(run, parts, tmp_path, models_that_scored):
     command = ("predict", parts, "--class-name", "nut", "--save", "map", "--batch-size", "4", "--adapt")
     for device in ("cpu", "cpu,cpu"):
         done = run(*command, "--device", device, "-o", tmp_path / device)
         assert done.exit_code == 0, done.stderr
+    assert len(models_that_scored) == 1 + 2
     one, two = tmp_path / "cpu", tmp_path / "cpu,cpu"
     assert rows((two / "predictions.jsonl").read_text()) == rows((one / "predictions.jsonl").read_text())
     for path in (one / "map").iterdir():
@@ -67,12 +68,13 @@ def test_a_run_goes_on_with_another_number_of_devices(run, parts, tmp_path):
     assert [(one["first_row"], one["device"]) for one in record["runs"]] == [(0, "cpu"), (8, "cpu,cpu")]
 
 
-def test_the_same_thresholds_as_on_one_device(run, parts, tmp_path):
+def test_the_same_thresholds_as_on_one_device(run, parts, tmp_path, models_that_scored):
     for device in ("cpu", "cpu,cpu"):
         done = run(
             "calibrate", parts, "--class-name", "nut", "--fpr", "0.1", "--device", device, "-o", tmp_path / f"{device}.json"
         )
         assert done.exit_code == 0, done.stderr
+    assert len(models_that_scored) == 1 + 2
     assert (tmp_path / "cpu,cpu.json").read_text() == (tmp_path / "cpu.json").read_text()
 
 

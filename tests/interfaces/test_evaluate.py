@@ -53,12 +53,13 @@ def test_table_on_stdout_and_files_in_the_folder(drawn, tmp_path):
     }
 
 
-def test_two_devices_measure_what_one_measures(drawn, golden_name, tmp_path):
+def test_two_devices_measure_what_one_measures(drawn, golden_name, tmp_path, models_that_scored):
     rows = ("--method", "anovl+tta", "--category", "washer", "--batch-size", "1", "--model", golden_name)
     for device in ("cpu", "cpu,cpu"):
         arguments = ["evaluate", "synthetic", str(drawn), "-o", str(tmp_path / device), "--device", device, *rows]
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0, done.output
+    assert len(models_that_scored) == 1 + 2
     for name in ("report.json", "images.csv", "run.json", "scores/anovl+tta/washer.jsonl"):
         assert (tmp_path / "cpu,cpu" / name).read_bytes() == (tmp_path / "cpu" / name).read_bytes(), name
 
