@@ -50,6 +50,7 @@ bench: setup
 	$(BIN)/python benchmarks/winclip.py
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/devices.py
 	$(BIN)/python benchmarks/synth.py
 
 clean:

@@ -85,7 +85,7 @@ def demonstrate(
         "threshold": detector.threshold,
         "model": detector.backbone.describe(),
     }
-    record = {"versions": dict(versions or {}), "device": str(detector.backbone.device), "settings": settings}
+    record = {"versions": dict(versions or {}), "device": detector.device, "settings": settings}
     rows: dict[str, Row] = {}
     cards: list[Card] = []
     with FolderWriter(folder, record) as writer:
@@ -116,7 +116,7 @@ def _score_class(
     masks: list[BoolArray] = []
     scores: list[float] = []
     cards: list[Card] = []
-    outcomes = local.run(detector.job(name), items, keep_pictures=True)
+    outcomes = local.run(detector.job(name).per_device(), items, keep_pictures=True)
     for file, outcome in zip(files, outcomes, strict=True):
         prediction, picture = outcome.prediction, outcome.picture
         if prediction is None or picture is None:

@@ -50,6 +50,17 @@ class DetectionJob:
         """As `AnoVL.without_model`: this job for a process that loads and finishes what another one scores."""
         return replace(self, detector=self.detector.without_model(), adapters=())
 
+    def per_device(self) -> list[DetectionJob]:
+        """This job, and one that gives the same on each replica of its detector, for `anovl.engine.local.run`."""
+        return [self, *(self._on(replica) for replica in self.detector.replicas)]
+
+    @torch.inference_mode()
+    def _on(self, replica: AnoVL) -> DetectionJob:
+        device = replica.backbone.device
+        text = self.text.to(device)
+        adapters = tuple(Adapter(text, one.settings, one.start.to(device)) for one in self.adapters)
+        return replace(self, detector=replica, text=text, adapters=adapters)
+
     def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
         """Anything that is an image -> RGB, and (H, W) of the whole image; see `anovl.data.images.load_sized_image`."""
         return load_sized_image(

@@ -25,7 +25,7 @@ from anovl.data.images import ImageLimits
 from anovl.data.sources import SourceItem, iter_source
 from anovl.data.transforms import to_pixel_values
 from anovl.detection import DetectionJob
-from anovl.devices import DTYPES
+from anovl.devices import DTYPES, pick_devices
 from anovl.engine import local, maps
 from anovl.engine.pipeline import results
 from anovl.engine.text import TextCache
@@ -47,6 +47,9 @@ class AnoVL:
         threshold: the decision is pred_score >= threshold; 0.5 is CLIP's own (abnormal nearer than normal).
         limits: what images to refuse.
         cache_dir: where text features are kept (default: ANOVL_CACHE, else ~/.cache/anovl).
+
+    Attributes:
+        replicas: the same detector on other devices, whose models take turns with this one's in `stream` and `calibrate`.
 
     Raises:
         UsageError: an unknown recipe or method, or a recipe that does not fit the backbone.
@@ -71,6 +74,7 @@ class AnoVL:
         self.threshold = threshold
         self.profile: Profile | None = None
         self.limits = limits or ImageLimits()
+        self.replicas: tuple[AnoVL, ...] = ()
         self._texts = TextCache(backbone, None if cache_dir is None else Path(cache_dir))
 
     @classmethod
@@ -80,7 +84,7 @@ class AnoVL:
         *,
         recipe: str | Recipe | None = None,
         method: str = "anovl",
-        device: str | torch.device = "auto",
+        device: str | torch.device | Sequence[str | torch.device] = "auto",
         dtype: str | torch.dtype = "auto",
         image_size: int | tuple[int, int] | None = None,
         local_files_only: bool = False,
@@ -91,19 +95,31 @@ class AnoVL:
     ) -> AnoVL:
         """Load a backbone by name (see `anovl.load_backbone`) and wrap it.
 
+        Several devices (`anovl.devices.pick_devices`) get a model each: the first is the detector's, the others are `replicas`.
+
         Raises:
             UsageError, UnavailableError, CheckpointError: as `load_backbone` and the constructor.
         """
+        first, *others = pick_devices(device)
         backbone = load_backbone(
             name,
-            device=device,
+            device=first,
             dtype=dtype,
             image_size=image_size,
             local_files_only=local_files_only,
             cache_dir=cache_dir,
             arch=arch,
         )
-        return cls(backbone, recipe=recipe, method=method, threshold=threshold, limits=limits, cache_dir=cache_dir)
+        detector = cls(backbone, recipe=recipe, method=method, threshold=threshold, limits=limits, cache_dir=cache_dir)
+        detector.replicas = tuple(detector._on(other) for other in others)
+        return detector
+
+    def _on(self, device: torch.device) -> AnoVL:
+        """The same detector with a model of its own on a device; text features come from the first one."""
+        other = copy(self)
+        other.backbone = self.backbone.copy_to(device)
+        other.method = make_method(self.method_name, other.backbone, self.recipe)
+        return other
 
     def with_method(self, method: str) -> AnoVL:
         """The same backbone and settings under another method; weights and text features are shared.
@@ -113,6 +129,7 @@ class AnoVL:
         """
         other = copy(self)
         other.method_name, other.method = method, make_method(method, self.backbone, self.recipe)
+        other.replicas = tuple(replica.with_method(method) for replica in self.replicas)
         return other
 
     def with_recipe(self, recipe: str | Recipe) -> AnoVL:
@@ -124,6 +141,7 @@ class AnoVL:
         other = copy(self)
         other.recipe = make_recipe(recipe)
         other.method = make_method(self.method_name, self.backbone, other.recipe)
+        other.replicas = tuple(replica.with_recipe(recipe) for replica in self.replicas)
         return other
 
     def with_profile(self, profile: Profile) -> AnoVL:
@@ -133,6 +151,7 @@ class AnoVL:
         """
         other = copy(self)
         other.profile, other.threshold = profile, profile.image_threshold
+        other.replicas = tuple(replica.with_profile(profile) for replica in self.replicas)
         return other
 
     def without_model(self) -> AnoVL:
@@ -140,12 +159,18 @@ class AnoVL:
         other, bare, method = copy(self), nn.Module(), copy(self.method)
         bare.logit_scale = self.backbone.clip.logit_scale  # the drawing scale asks for it
         other.backbone, other.method = replace(self.backbone, clip=bare, tokenizer=None), method  # type: ignore[arg-type]
+        other.replicas = ()
         del method.encoder, other._texts  # noqa: SLF001 -- our own
         return other
 
     def keep_texts_in_memory(self) -> None:
         """Write no more text features to disk: who lets others name classes does not let them fill it."""
         self._texts.writable = False
+
+    @property
+    def device(self) -> str:
+        """Where it computes: "cuda:0", or "cuda:0,cuda:1" with a replica."""
+        return ",".join(str(one.backbone.device) for one in (self, *self.replicas))
 
     @property
     def score_range(self) -> tuple[float, float]:
@@ -242,7 +267,8 @@ class AnoVL:
         job = self.job(
             class_name, domain=domain, defects=defects, wording=wording, output_size=output_size, adapt=adapt, seed=seed
         )
-        yield from results(local.run(job, iter_source(source), batch_size=batch_size, workers=workers), on_error=on_error)
+        outcomes = local.run(job.per_device(), iter_source(source), batch_size=batch_size, workers=workers)
+        yield from results(outcomes, on_error=on_error)
 
     def calibrate(self, source: Any, class_name: str, *, fpr: float = DEFAULT_FPR, **options: Any) -> Profile:
         """The profile of a set of good pictures, for `with_profile`; see `anovl.calibration.calibrate`.
@@ -260,7 +286,8 @@ class AnoVL:
         plain = copy(self)
         plain.profile = None  # of whatever it is, scores do not depend on it
         job = plain.job(class_name, **options)
-        return calibrate([peaks(one) for one in results(local.run(job, iter_source(source)))], job.origin, fpr=fpr)
+        outcomes = local.run(job.per_device(), iter_source(source))
+        return calibrate([peaks(one) for one in results(outcomes)], job.origin, fpr=fpr)
 
     def job(
         self,

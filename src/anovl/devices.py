@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,26 @@ def pick_device(device: str | torch.device) -> torch.device:
     if absent or picked.type not in DEVICES:
         raise UsageError(f"device {device!s} is not available on this machine; 'auto' takes the best there is")
     return picked
+
+
+def pick_devices(device: str | torch.device | Sequence[str | torch.device]) -> tuple[torch.device, ...]:
+    """One device or several: a name, names with commas between, or a sequence; a device may come more than once.
+
+    "all" is every CUDA device, or what "auto" picks where there is none.
+
+    Raises:
+        UsageError: no such device on this machine, nothing between two commas, "auto" among several.
+    """
+    if device == "all":
+        device = [f"cuda:{index}" for index in range(torch.cuda.device_count())] or "auto"
+    if isinstance(device, torch.device):
+        return (pick_device(device),)
+    names = [name.strip() for name in device.split(",")] if isinstance(device, str) else list(device)
+    if not names or "" in names:
+        raise UsageError(f"device: expected one, or several with commas between, such as cuda:0,cuda:1, got {device!r}")
+    if len(names) > 1 and "auto" in names:
+        raise UsageError("device: 'auto' picks one; name each of several, or take 'all'")
+    return tuple(pick_device(name) for name in names)
 
 
 def pick_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -278,6 +278,24 @@ def locked(folder: Path) -> Iterator[None]:
         stream.close()
 
 
+@contextlib.contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """Make an output folder where it is missing, and hold it for this process alone; see `locked`.
+
+    Raises:
+        OutputError: it cannot be written, or another run is writing there.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            make_folder(folder)
+            held.enter_context(locked(folder))
+        except OSError as exc:
+            if isinstance(exc, OutputError):
+                raise
+            raise OutputError(f"{folder}: the output folder cannot be written ({exc.strerror or exc})") from exc
+        yield
+
+
 def check_unlocked(folder: Path) -> None:
     """Fail as `locked` would. Changes nothing.
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.engine.threads import threads_end
 
 from anovl.core.scoring import Scores
 from anovl.data.images import load_sized_image
@@ -216,16 +217,6 @@ def test_one_image_that_does_not_fit():
 def test_other_errors_of_the_model_are_not_swallowed():
     with pytest.raises(RuntimeError, match="shapes do not match"):
         list(run(MeanJob(fits=0, error=RuntimeError("shapes do not match")), [grey(0)]))
-
-
-def threads_end():
-    """True once no thread of the engine is left; they end soon after they are told to."""
-    until = time.monotonic() + 10
-    while any(thread.name.startswith(("anovl-decode", "anovl-finish")) for thread in threading.enumerate()):
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def test_closing_stops_the_threads():

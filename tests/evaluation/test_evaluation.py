@@ -158,6 +158,20 @@ def test_another_run_in_the_folder_is_refused(mini, dataset, tmp_path):
         anovl.evaluate(mini, dataset, folder=tmp_path, limit=2, resume=True)
 
 
+def test_the_folder_is_held_while_a_run_writes_there(mini, dataset, tmp_path):
+    refused = []
+
+    def again():
+        if not refused:
+            with pytest.raises(OutputError, match="another run is writing there") as caught:
+                anovl.evaluate(mini, dataset, folder=tmp_path, limit=2, resume=True)
+            refused.append(caught)
+
+    anovl.evaluate(mini, dataset, folder=tmp_path, limit=2, on_image=again)
+    assert refused
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "scores"}
+
+
 def test_a_broken_image_ends_the_run(mini, tmp_path):
     write_dataset(tmp_path, ["washer"], per_class=2, size=96)
     dataset = anovl.datasets.load("synthetic", tmp_path)

@@ -16,6 +16,7 @@ from anovl.cli import app
 from anovl.data.datasets import DATASETS
 from anovl.data.synthetic.layout import write_dataset
 from anovl.evaluation import FIGURES
+from anovl.files import held_folder
 
 COMMAND = [sys.executable, "-m", "anovl"]
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -50,6 +51,25 @@ def test_table_on_stdout_and_files_in_the_folder(drawn, tmp_path):
         "run.json",
         "scores",
     }
+
+
+def test_two_devices_measure_what_one_measures(drawn, golden_name, tmp_path, models_that_scored):
+    rows = ("--method", "anovl+tta", "--category", "washer", "--batch-size", "1", "--model", golden_name)
+    for device in ("cpu", "cpu,cpu"):
+        arguments = ["evaluate", "synthetic", str(drawn), "-o", str(tmp_path / device), "--device", device, *rows]
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+    assert len(models_that_scored) == 1 + 2
+    for name in ("report.json", "images.csv", "run.json", "scores/anovl+tta/washer.jsonl"):
+        assert (tmp_path / "cpu,cpu" / name).read_bytes() == (tmp_path / "cpu" / name).read_bytes(), name
+
+
+def test_a_second_run_into_a_folder_is_told_who_writes(drawn, tmp_path):
+    with held_folder(tmp_path / "out"):
+        done = run("synthetic", drawn, "-o", tmp_path / "out")
+    assert done.exit_code == 1, done.output
+    assert f"another run is writing there (process {os.getpid()} on " in done.stderr
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_seeds_show_their_spread(drawn, tmp_path):

@@ -1,6 +1,7 @@
 """`anovl reproduce`: the tables and figures on a reduced drawn set, and what cannot be computed."""
 
 import json
+import os
 import re
 
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from anovl.cli import app
+from anovl.files import held_folder
 from anovl.reproduction import TABLES
 
 SMALL = (
@@ -94,6 +96,15 @@ def test_a_run_goes_on(tmp_path):
     assert run("table3", *SMALL, "-o", tmp_path).exit_code == 2
     assert run("table3", *SMALL, "-o", tmp_path, "--resume").exit_code == 0
     assert (tmp_path / "table3.json").read_bytes() == first
+
+
+def test_a_second_run_into_a_folder_is_told_who_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr("anovl.detector.AnoVL.from_pretrained", lambda *_args, **_more: pytest.fail("a model was loaded"))
+    with held_folder(tmp_path):
+        done = run("table3", *SMALL, "-o", tmp_path)
+    assert done.exit_code == 1, done.output
+    assert f"another run is writing there (process {os.getpid()} on " in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

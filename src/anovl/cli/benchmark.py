@@ -39,7 +39,7 @@ def stages(
     rounds: Rounds = 3,
     seed: Seed = 0,
     threads: options.Threads = None,
-    device: options.Device = "auto",
+    device: options.OneDevice = "auto",
     dtype: options.DType = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -70,7 +70,7 @@ def adapt(
     rounds: Rounds = 3,
     seed: Seed = 0,
     threads: options.Threads = None,
-    device: options.Device = "auto",
+    device: options.OneDevice = "auto",
     dtype: options.DType = "auto",
     as_json: AsJson = False,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,11 @@ from anovl.profiles import Profile
 if TYPE_CHECKING:
     from anovl.core.prompts import Wording
     from anovl.data.images import ImageLimits
+    from anovl.data.sources import SourceItem
     from anovl.detection import DetectionJob
+    from anovl.engine.pipeline import Outcome
     from anovl.engine.runtime import ExportedJob
+    from anovl.results import Prediction
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +38,7 @@ class Bound:
         job: what scores.
         engine: what runs it.
         settings: what run.json records of it.
-        device: where it computes.
+        device: where it computes; several with commas between.
         profile: where its thresholds come from, None where they are not calibrated.
     """
 
@@ -43,6 +47,13 @@ class Bound:
     settings: dict[str, Any]
     device: str
     profile: Profile | None
+
+
+def _run_on_all(job: DetectionJob, items: Iterator[SourceItem], **options: Any) -> Generator[Outcome[Prediction]]:
+    """`anovl.engine.local.run` on every device of the job's detector."""
+    from anovl.engine import local
+
+    return local.run(job.per_device(), items, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +166,9 @@ class Chosen:
 
         from anovl.core.adapter import check_seeds
         from anovl.core.prompts import build_prompts, similar_known_class
-        from anovl.devices import pick_device, pick_dtype, use_threads
+        from anovl.devices import pick_devices, pick_dtype, use_threads
 
-        pick_device(self.device)
+        pick_devices(self.device)
         pick_dtype(self.dtype)
         use_threads(self.threads)
         recipe = None if self.recipe is None else make_recipe(self.recipe)
@@ -182,7 +193,6 @@ class Chosen:
         recipe, wording, seeds, settings = self._checked()
 
         from anovl.detector import AnoVL
-        from anovl.engine import local
 
         detector = AnoVL.from_pretrained(
             self.model,
@@ -215,7 +225,7 @@ class Chosen:
             "recipe": adapted.to_dict(),
             "prompts_sha256": prompts_sha256(detector.prompts(settings["class_name"], wording)),
         }
-        return Bound(job, local.run, settings, str(detector.backbone.device), self.profile)
+        return Bound(job, _run_on_all, settings, detector.device, self.profile)
 
     def _wording(self) -> Wording:
         from anovl.methods import method_class

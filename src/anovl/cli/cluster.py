@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anovl.cli import options
 from anovl.cli.app import is_quiet
 from anovl.cli.binding import Chosen
 from anovl.cli.run import ANOMALIES_FOUND, SOME_FAILED, named_source, progress, resumable
@@ -51,8 +52,8 @@ class Cluster:
     actor_gpus: float
     shard_size: int
 
-    def check(self) -> None:
-        """Refuse an unknown engine, and what belongs to a cluster without one.
+    def check(self, device: str) -> None:
+        """Refuse an unknown engine, what belongs to a cluster without one, and a --device of several on a cluster.
 
         Raises:
             UsageError: as said.
@@ -62,6 +63,8 @@ class Cluster:
         self.bounds()
         if self.engine == "local" and (self.address, self.actors, self.actor_gpus, self.shard_size) != (None, "1", 0, SHARD_SIZE):
             raise UsageError("--address, --actors, --actor-gpus and --shard-size: each needs --engine ray")
+        if self.engine == "ray" and options.is_several(device):
+            raise UsageError(f"--device {device}: with --engine ray each model has one device; --actors says how many models")
         if self.engine == "ray":
             require_extra("ray.data", "ray", "--engine ray")
 

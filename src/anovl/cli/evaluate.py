@@ -119,7 +119,7 @@ def evaluate(
     """
     del config
     on = cluster.Cluster(engine=engine, address=address, actors=actors, actor_gpus=actor_gpus, shard_size=shard_size)
-    on.check()
+    on.check(device)
     from anovl.data.datasets import DATASETS, load
 
     if list_datasets:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anovl.checkpoints import sha256_of
+from anovl.cli import options
 from anovl.config import Decode, OutputSize
 from anovl.core.prompts import PromptSet, Wording, build_prompts
 from anovl.errors import UsageError
@@ -52,6 +53,8 @@ def bind(
     """
     if given := [name for name, value in decided.items() if value]:
         raise UsageError(f"{', '.join(given)}: decided when {path.name} was exported; leave it out, or export anew with it")
+    if options.is_several(device):
+        raise UsageError(f"--device {device}: {path.name} computes on one device; a model that is not exported takes several")
 
     from anovl.engine.runtime import ExportedModel
 

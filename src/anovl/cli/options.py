@@ -9,6 +9,18 @@ import typer
 
 from anovl.cli.settings import load_config
 
+
+def is_several(device: str) -> bool:
+    """True for a --device that may name more than one."""
+    return device == "all" or "," in device
+
+
+def _one_device(device: str) -> str:
+    if is_several(device):
+        raise typer.BadParameter(f"expected one device, got {device}; predict, calibrate, evaluate, reproduce, demo take several")
+    return device
+
+
 Arch = Annotated[str | None, typer.Option(help="Architecture of a weight file.")]
 RecipeName = Annotated[str | None, typer.Option(help="default, paper or released; if not given, the model's own.")]
 ImageSize = Annotated[str | None, typer.Option(help="Model input size, S or HxW, if not the trained one.")]
@@ -49,7 +61,11 @@ MaxBytes = Annotated[int, typer.Option(help="Larger files are refused.")]
 BatchSize = Annotated[int, typer.Option(help="Images a pass.", min=1)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the model; default as many as there are cores.", min=1)]
 Workers = Annotated[int, typer.Option(help="Decoding threads.", min=1)]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Device = Annotated[
+    str,
+    typer.Option(help="auto, cpu, cuda, cuda:1, mps; all (of CUDA) or several with commas between, which share the images."),
+]
+OneDevice = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.", callback=_one_device)]
 DType = Annotated[str, typer.Option(help="auto (fp32), fp32, bf16, fp16.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never touch the network.")]

@@ -88,7 +88,7 @@ def predict(
     """
     del config
     on = cluster.Cluster(engine=engine, address=address, actors=actors, actor_gpus=actor_gpus, shard_size=shard_size)
-    on.check()
+    on.check(device)
     if engine == "ray" and table != "jsonl":
         raise UsageError(f"--format {table}: --engine ray writes Parquet; leave it out")
     folder = None if output == "-" else Path(output)

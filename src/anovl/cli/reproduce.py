@@ -15,7 +15,7 @@ from anovl.cli.info import versions
 from anovl.cli.run import progress, resumable
 from anovl.config import DEFAULT_MODEL
 from anovl.errors import UsageError, suggest
-from anovl.files import RUN, TEMPORARY_PREFIX
+from anovl.files import RUN, TEMPORARY_PREFIX, held_folder
 
 if TYPE_CHECKING:
     from anovl.data.datasets import Dataset
@@ -74,11 +74,7 @@ def reproduce(
         raise UsageError("--dtd: needs --full-shot")
     if bool(data) == synthetic:
         raise UsageError("reproduce: expected --data DATASET=ROOT, such as --data mvtec=data/mvtec, or --synthetic")
-    if synthetic:
-        train = (limit or DRAWN_PER_CLASS) if full_shot else 0
-        datasets = [_drawn(output, limit or DRAWN_PER_CLASS, category, train=train)]
-    else:
-        datasets = [load(dataset, root, categories=category) for dataset, root in map(_pair, data or ())]
+    datasets = [load(dataset, root, categories=category) for dataset, root in map(_pair, data or ())]
     trained = FullShot(dtd=dtd) if full_shot else None
     common: dict[str, Any] = {
         "seeds": range(seeds),
@@ -88,27 +84,31 @@ def reproduce(
         "batch_size": batch_size,
         "engine": Local(workers),
     }
-    results = []
-    for one in model or (DRAWN_MODELS if synthetic else [DEFAULT_MODEL]):
-        detector = AnoVL.from_pretrained(
-            one, recipe=recipe, device=device, dtype=dtype, local_files_only=offline, cache_dir=cache_dir
-        )
-        for dataset in datasets:
-            source, place = Source(dataset, detector), folder_name(f"{dataset.name}-{one}")
-            run = common | {"folder": output / "runs" / name / place}
-            if name in TABLES:
+    with held_folder(output):
+        if synthetic:
+            train = (limit or DRAWN_PER_CLASS) if full_shot else 0
+            datasets = [_drawn(output, limit or DRAWN_PER_CLASS, category, train=train)]
+        results = []
+        for one in model or (DRAWN_MODELS if synthetic else [DEFAULT_MODEL]):
+            detector = AnoVL.from_pretrained(
+                one, recipe=recipe, device=device, dtype=dtype, local_files_only=offline, cache_dir=cache_dir
+            )
+            for dataset in datasets:
+                source, place = Source(dataset, detector), folder_name(f"{dataset.name}-{one}")
+                run = common | {"folder": output / "runs" / name / place}
+                if name in TABLES:
+                    with resumable((run["folder"] / RUN).exists), progress(None) as advance:
+                        results.append(compute_table(name, source, full_shot=trained, on_image=advance, **run))
+                    continue
                 with resumable((run["folder"] / RUN).exists), progress(None) as advance:
-                    results.append(compute_table(name, source, full_shot=trained, on_image=advance, **run))
-                continue
-            with resumable((run["folder"] / RUN).exists), progress(None) as advance:
-                for path in draw_figure(name, source, output / f"{name}-{place}", on_image=advance, **run):
-                    typer.echo(str(path))
-    if results:
-        text = markdown(results)
-        typer.echo(text)
-        for path in write_tables(results, output / name, versions=versions()):
-            if not is_quiet():
-                typer.echo(f"anovl: {path}", err=True)
+                    for path in draw_figure(name, source, output / f"{name}-{place}", on_image=advance, **run):
+                        typer.echo(str(path))
+        if results:
+            text = markdown(results)
+            typer.echo(text)
+            for path in write_tables(results, output / name, versions=versions()):
+                if not is_quiet():
+                    typer.echo(f"anovl: {path}", err=True)
 
 
 def _pair(text: str) -> tuple[str, Path]:

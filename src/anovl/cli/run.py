@@ -123,7 +123,7 @@ class Run:
     """One run: a detector bound to a class, a source, and how to work.
 
     Attributes:
-        engine: `run` of `anovl.engine.local`, or of `anovl.engine.pipeline` for an exported model.
+        engine: what scores the items with the job, as `anovl.engine.pipeline.run` does.
         draws: keep pictures for the overlays.
     """
 

@@ -64,7 +64,7 @@ def serve(
     drain_s: Annotated[float, typer.Option(help="After SIGTERM, how long accepted requests may go on.", min=0)] = 7,
     workers: options.Workers = 2,
     threads: options.Threads = None,
-    device: options.Device = "auto",
+    device: options.OneDevice = "auto",
     dtype: options.DType = "auto",
     cache_dir: options.CacheDir = None,
     offline: options.Offline = False,

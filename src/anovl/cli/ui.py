@@ -36,7 +36,7 @@ def ui(
     batch_size: options.BatchSize = 8,
     workers: options.Workers = 2,
     threads: options.Threads = None,
-    device: options.Device = "auto",
+    device: options.OneDevice = "auto",
     dtype: options.DType = "auto",
     cache_dir: options.CacheDir = None,
     offline: options.Offline = False,

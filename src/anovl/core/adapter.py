@@ -44,6 +44,10 @@ class Start(NamedTuple):
     bias: Tensor | None
     noise: Tensor
 
+    def to(self, device: torch.device) -> Start:
+        """The same on a device."""
+        return Start(self.weight.to(device), None if self.bias is None else self.bias.to(device), self.noise.to(device))
+
 
 class Adapted(NamedTuple):
     """What comes out for a batch.

@@ -46,6 +46,10 @@ class TextFeatures(NamedTuple):
     prototypes: Tensor
     tokens: Tensor
 
+    def to(self, device: torch.device) -> TextFeatures:
+        """The same on a device."""
+        return TextFeatures(self.prototypes.to(device), self.tokens.to(device))
+
 
 def text_features(normal: Tensor, abnormal: Tensor) -> TextFeatures:
     """From the raw prompt embeddings [number of prompts, C] of both states."""

@@ -1,4 +1,4 @@
-"""One process, one device: torch jobs through the engine's loop (`anovl.engine.pipeline`)."""
+"""One process, its devices: torch jobs through the engine's loop (`anovl.engine.pipeline`)."""
 
 from __future__ import annotations
 
@@ -34,10 +34,17 @@ class Job(Protocol[Result_co]):
 
 
 def run(
-    job: Job[Result], items: Iterable[SourceItem], *, batch_size: int = 8, workers: int = 2, keep_pictures: bool = False
+    job: Job[Result] | Sequence[Job[Result]],
+    items: Iterable[SourceItem],
+    *,
+    batch_size: int = 8,
+    workers: int = 2,
+    keep_pictures: bool = False,
 ) -> Generator[Outcome[Result]]:
-    """Score every item, in order; see `anovl.engine.pipeline.run`."""
-    return pipeline.run(Stacked(job), items, batch_size=batch_size, workers=workers, keep_pictures=keep_pictures)
+    """Score every item, in order, by a job or by one on each device; see `anovl.engine.pipeline.run`."""
+    jobs = job if isinstance(job, Sequence) else [job]
+    works = [Stacked(one) for one in jobs]
+    return pipeline.run(works, items, batch_size=batch_size, workers=workers, keep_pictures=keep_pictures)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from PIL import Image
@@ -79,6 +80,11 @@ class Decoded(Generic[Pixels]):
     timings: dict[str, float]
 
 
+# a batch with the broken images between its own, in order; and the same with scores
+Slots = list[Decoded[Pixels] | Outcome[Any]]
+ScoredSlots = list[tuple[Decoded[Pixels], Scored] | Outcome[Any]]
+
+
 def results(outcomes: Generator[Outcome[Result]], *, on_error: Literal["raise", "skip"] = "raise") -> Iterator[Result]:
     """What the run gives for each image: a broken one raises its error, or is logged and left out.
 
@@ -99,7 +105,7 @@ def results(outcomes: Generator[Outcome[Result]], *, on_error: Literal["raise", 
 
 
 def run(
-    work: Work[Pixels, Scored, Result],
+    work: Work[Pixels, Scored, Result] | Sequence[Work[Pixels, Scored, Result]],
     items: Iterable[SourceItem],
     *,
     batch_size: int = 8,
@@ -112,22 +118,28 @@ def run(
     device is out of memory the batch is halved, once and for all, and the run goes on. Maps of a batch are made in threads
     while the next one is scored. Closing the iterator (Ctrl-C, an error in the caller) stops the threads.
 
+    Several works, which must give the same on a device each, score in a thread each; whichever is free takes the next batch.
+
     Raises:
-        UsageError: batch_size or workers below 1.
+        UsageError: batch_size or workers below 1, or no work.
         OutOfMemoryError: one image alone does not fit.
     """
     if batch_size < 1 or workers < 1:
         raise UsageError(f"batch_size and workers: expected at least 1, got {batch_size} and {workers}")
+    works = list(work) if isinstance(work, Sequence) else [work]
+    if not works:
+        raise UsageError("work: expected at least one, got none")
+    batchers = [Batcher(one, batch_size) for one in works]
+    scorers = ThreadPoolExecutor(len(works), thread_name_prefix="anovl-score")
     decoders = ThreadPoolExecutor(workers, thread_name_prefix="anovl-decode")
     finishers = ThreadPoolExecutor(workers, thread_name_prefix="anovl-finish")
-    batcher = Batcher(work, batch_size)
     coming: deque[Callable[[], Outcome[Result]]] = deque()
     wait = True
     try:
-        for slots in _decoded(work, items, batcher, decoders, ahead=workers, keep_pictures=keep_pictures):
-            scored = batcher.score(slots)
+        batches = _decoded(works[0], items, batchers, decoders, ahead=workers, keep_pictures=keep_pictures)
+        for scored in _scored(batchers, batches, scorers) if len(works) > 1 else map(batchers[0].score, batches):
             yield from _results(coming)  # of the batch before
-            _finish(work, scored, finishers, coming)
+            _finish(works[0], scored, finishers, coming)
         yield from _results(coming)
     except Exception:
         yield from _results(coming)
@@ -136,7 +148,7 @@ def run(
         wait = False  # it may be the garbage collector that closes, in any thread that holds any lock
         raise
     finally:
-        for pool in (decoders, finishers):
+        for pool in (scorers, decoders, finishers):
             pool.shutdown(wait=wait, cancel_futures=True)
 
 
@@ -148,23 +160,24 @@ def _results(coming: deque[Callable[[], Outcome[Result]]]) -> Iterator[Outcome[R
 def _decoded(
     work: Work[Pixels, Any, Any],
     items: Iterable[SourceItem],
-    batcher: Batcher[Pixels, Any],
+    batchers: Sequence[Batcher[Pixels, Any]],
     pool: ThreadPoolExecutor,
     *,
     ahead: int,
     keep_pictures: bool,
-) -> Iterator[list[Decoded[Pixels] | Outcome[Any]]]:
+) -> Iterator[Slots[Pixels]]:
     """Decoded images, a batch at a time with the broken ones between them; `ahead` more than a batch are under way."""
     source = iter(items)
     pending: deque[Future[Decoded[Pixels] | Outcome[Any]]] = deque()
-    slots: list[Decoded[Pixels] | Outcome[Any]] = []
+    slots: Slots[Pixels] = []
     while True:
-        for item in itertools.islice(source, max(0, batcher.size + ahead - len(pending))):
+        size = max(batcher.size for batcher in batchers)
+        for item in itertools.islice(source, max(0, size + ahead - len(pending))):
             pending.append(pool.submit(_decode, work, item, keep_picture=keep_pictures))
         if not pending:
             break
         slots.append(pending.popleft().result())
-        if sum(isinstance(slot, Decoded) for slot in slots) >= batcher.size or len(slots) >= 4 * batcher.size:
+        if sum(isinstance(slot, Decoded) for slot in slots) >= size or len(slots) >= 4 * size:
             yield slots
             slots = []
     yield slots
@@ -214,7 +227,7 @@ class Batcher(Generic[Pixels, Scored]):
         self.work = work
         self.size = size
 
-    def score(self, slots: list[Decoded[Pixels] | Outcome[Any]]) -> list[tuple[Decoded[Pixels], Scored] | Outcome[Any]]:
+    def score(self, slots: Slots[Pixels]) -> ScoredSlots[Pixels, Scored]:
         """The slots, in order, each image with its scores."""
         scored = self._score([slot for slot in slots if isinstance(slot, Decoded)])
         return [slot if isinstance(slot, Outcome) else next(scored) for slot in slots]
@@ -243,9 +256,42 @@ class Batcher(Generic[Pixels, Scored]):
         log.warning("out of memory with a batch of %d: going on with %d", tried, self.size)
 
 
+def _scored(
+    batchers: Sequence[Batcher[Pixels, Scored]], batches: Iterator[Slots[Pixels]], pool: ThreadPoolExecutor
+) -> Iterator[ScoredSlots[Pixels, Scored]]:
+    """Scored batches, in order: one is under way on each device, and one more waits for the first that is free."""
+    free: SimpleQueue[Batcher[Pixels, Scored]] = SimpleQueue()
+    for batcher in batchers:
+        free.put(batcher)
+
+    def score(slots: Slots[Pixels]) -> ScoredSlots[Pixels, Scored]:
+        batcher = free.get()  # there is one for each thread of the pool
+        try:
+            return batcher.score(slots)
+        finally:
+            free.put(batcher)
+
+    def submitted() -> Iterator[Future[ScoredSlots[Pixels, Scored]]]:
+        try:
+            for slots in batches:
+                yield pool.submit(score, slots)
+        except Exception as exc:  # noqa: BLE001 -- of the source: it is raised once the batches before it are out
+            failed: Future[ScoredSlots[Pixels, Scored]] = Future()
+            failed.set_exception(exc)
+            yield failed
+
+    coming: deque[Future[ScoredSlots[Pixels, Scored]]] = deque()
+    for future in submitted():
+        coming.append(future)
+        if len(coming) > len(batchers):
+            yield coming.popleft().result()
+    while coming:
+        yield coming.popleft().result()
+
+
 def _finish(
     work: Work[Pixels, Scored, Result],
-    scored: list[tuple[Decoded[Pixels], Scored] | Outcome[Result]],
+    scored: ScoredSlots[Pixels, Scored],
     pool: ThreadPoolExecutor,
     coming: deque[Callable[[], Outcome[Result]]],
 ) -> None:

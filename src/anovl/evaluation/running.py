@@ -18,8 +18,8 @@ from anovl.engine.pipeline import Outcome
 from anovl.errors import NothingToDoError, UsageError, suggest
 from anovl.evaluation.measuring import Figures, Measured, Part, Resolution, averaged, compare, measure, spread
 from anovl.evaluation.scoring import Scored, Task, Variant, pick
-from anovl.files import RUN, check_settings, write_json
-from anovl.render.writers import check_folder
+from anovl.files import RUN, check_settings, held_folder, write_json
+from anovl.render.writers import check_folder, holds_run
 
 SCORES = "scores"  # folder of the patch grids
 
@@ -36,7 +36,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Local:
-    """This process.
+    """This process, on all devices of a variant's detector.
 
     Attributes:
         workers: decoding threads.
@@ -48,7 +48,7 @@ class Local:
         """As the protocol says."""
         for task in tasks:
             if items := task.items:
-                yield from local.run(task.job(), items, batch_size=batch_size, workers=self.workers)
+                yield from local.run(task.job().per_device(), items, batch_size=batch_size, workers=self.workers)
 
     def compare(self, task: Task, scored: Sequence[Scored], resolution: Resolution) -> Iterator[Part]:
         """As the protocol says."""
@@ -158,7 +158,7 @@ def evaluate(
     Raises:
         UsageError: no label or no image in the data set, settings out of range, a folder that holds another run.
         AnovlError: an image cannot be used; figures without it would be another data set's.
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or another run is writing there.
     """
     check_resolution(resolution)
     variants = _variants(model, adapt=adapt)
@@ -169,6 +169,8 @@ def evaluate(
     cells: dict[tuple[str, str], Cell] = {}
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else folder)
+        check_folder(place, resume=resume)
+        stack.enter_context(held_folder(place))
         prepare(place, settings(variants, dataset, seeds=wanted, batch_size=batch_size), resume=resume)
         tasks = [
             Task.begin(
@@ -228,13 +230,13 @@ def settings(variants: Sequence[Variant], dataset: Dataset, *, seeds: Sequence[i
 
 
 def prepare(folder: Path, values: Mapping[str, Any], *, resume: bool) -> None:
-    """Begin a run in a folder, or go on with one of the same settings.
+    """Begin a run in a folder that is held, or go on with one of the same settings.
 
     Raises:
         UsageError: it holds a run and `resume` is off, or a run with other settings.
         OutputError: it cannot be written.
     """
-    if check_folder(folder, resume=resume):
+    if holds_run(folder, resume=resume):
         check_settings(folder, values)
     write_json(folder / RUN, {"settings": values})
 

@@ -124,6 +124,10 @@ class ScoringJob:
         """As `DetectionJob.without_model`."""
         return replace(self, job=self.job.without_model())
 
+    def per_device(self) -> list[ScoringJob]:
+        """As `DetectionJob.per_device`."""
+        return [replace(self, job=job) for job in self.job.per_device()]
+
     def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
         """As the protocol says."""
         return self.job.load(image)

@@ -33,8 +33,7 @@ from anovl.files import (
     check_unlocked,
     cut_torn_line,
     differences,
-    locked,
-    make_folder,
+    held_folder,
     publish,
     read_run,
     remove_temporary,
@@ -106,14 +105,19 @@ def check_folder(folder: Path, *, resume: bool) -> bool:
         if os.path.lexists(folder) and not folder.is_dir():
             raise OutputError(f"{folder}: the output folder cannot be written (a file of that name is in the way)")
         check_unlocked(folder)
-        return _holds_run(folder, resume=resume)
+        return holds_run(folder, resume=resume)
     except OSError as exc:
         if isinstance(exc, OutputError):
             raise
         raise OutputError(f"{folder}: the output folder cannot be written ({exc.strerror})") from exc
 
 
-def _holds_run(folder: Path, *, resume: bool) -> bool:
+def holds_run(folder: Path, *, resume: bool) -> bool:
+    """As `check_folder`, of a folder that this process holds itself.
+
+    Raises:
+        UsageError: a run is there and `resume` is off.
+    """
     earlier = next((name for name in (ROWS, RUN, f"{TEMPORARY_PREFIX}{ROWS}") if (folder / name).exists()), None)
     if earlier and not resume:
         raise UsageError(f"{folder} already holds a run ({earlier}): go on with it by --resume, or name another folder")
@@ -205,9 +209,8 @@ class FolderWriter:
         check_folder(self.folder, resume=self._resume)
         try:
             with contextlib.ExitStack() as held:
-                make_folder(self.folder)
-                held.enter_context(locked(self.folder))
-                self._prepare(earlier=_holds_run(self.folder, resume=self._resume))
+                held.enter_context(held_folder(self.folder))
+                self._prepare(earlier=holds_run(self.folder, resume=self._resume))
                 self._rows, self._errors = Journal(self._rows_path), Journal(self._errors_path)
                 held.callback(self._rows.close)
                 held.callback(self._errors.close)
