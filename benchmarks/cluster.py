@@ -2,9 +2,10 @@
 
     python benchmarks/cluster.py [--images 2000] [--large 60] [--rounds 1]
 
-`overhead`: small pictures, `mini`, no overlays, one actor on this machine's cores, over the local engine; once as whole commands
-and once without the start of either (a run of one picture taken off). `scaling`: pictures of 3000 px, whose decoding costs more
-than their scoring, on a cluster of one decoding CPU and of two, beside one actor, without the start.
+`overhead`: `mini` on this machine, over the local engine; pictures of 1024 px with their overlays, as the command saves them, and
+pictures of 128 px with nothing saved; each once as whole commands and once without the start of either (a run of one picture taken
+off). `scaling`: pictures of 3000 px, whose decoding costs more than their scoring, on a cluster of one decoding CPU and of two,
+beside one actor, without the start.
 """
 
 from __future__ import annotations
@@ -32,13 +33,23 @@ def draw(folder: Path, count: int, side: int, suffix: str) -> Path:
     return folder
 
 
-def seconds(source: Path, *options: str) -> float:
+def seconds(source: Path, *options: str, save: str = "none") -> float:
     """Of a command."""
     with TemporaryDirectory() as output:
-        line = ["predict", str(source), "--class-name", "nut", "--model", "mini", "--save", "none", "-o", f"{output}/out"]
+        line = ["predict", str(source), "--class-name", "nut", "--model", "mini", "--save", save, "-o", f"{output}/out"]
         began = time.perf_counter()
         subprocess.run([sys.executable, "-m", "anovl", "-q", *line, *options], check=True, stderr=subprocess.DEVNULL)  # noqa: S603
         return time.perf_counter() - began
+
+
+def overhead(one: Path, many: Path, save: str) -> tuple[float, float]:
+    """Of Ray over the local engine: whole commands, and without their start."""
+    (local_start, local), (ray_start, ray) = (
+        [seconds(source, "--engine", engine, save=save) for source in (one, many)] for engine in ("local", "ray")
+    )
+    told = f"local {local:.1f} s, of these {local_start:.1f} s start; Ray {ray:.1f} s, of these {ray_start:.1f} s start"
+    print(f"{many.name}: {told}", flush=True)
+    return ray / local, (ray - ray_start) / (local - local_start)
 
 
 def on_cluster(cpus: int, sources: list[Path]) -> list[float]:
@@ -60,23 +71,23 @@ def main() -> None:
     given = options.parse_args()
     with TemporaryDirectory() as name:
         root = Path(name)
-        one, small = draw(root / "one", 1, 128, ".png"), draw(root / "small", given.images, 128, ".png")
+        one = draw(root / "one", 1, 128, ".png")
+        kinds = {
+            "1024 px, overlays": (draw(root / "1024px", given.images, 1024, ".jpg"), "overlay"),
+            "128 px, nothing saved": (draw(root / "128px", given.images, 128, ".png"), "none"),
+        }
         large = draw(root / "large", given.large, 3000, ".png")
-        whole, bare, scaling = [], [], []
+        costs: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+        scaling = []
         for _ in range(given.rounds):
-            (local_start, local), (ray_start, ray) = (
-                [seconds(source, *more) for source in (one, small)] for more in ((), ("--engine", "ray"))
-            )
-            print(
-                f"local {local:.1f} s, of these {local_start:.1f} s start; Ray {ray:.1f} s, of these {ray_start:.1f} s start",
-                flush=True,
-            )
-            whole.append(ray / local)
-            bare.append((ray - ray_start) / (local - local_start))
+            for kind, (many, save) in kinds.items():
+                costs[kind].append(overhead(one, many, save))
             (start_1, run_1), (start_2, run_2) = (on_cluster(cpus, [one, large]) for cpus in (1, 2))
             print(f"decoding: one worker {run_1 - start_1:.1f} s, two {run_2 - start_2:.1f} s", flush=True)
             scaling.append((run_1 - start_1) / (run_2 - start_2))
-    print(f"overhead of Ray: whole command {statistics.median(whole):.2f}, without the start {statistics.median(bare):.2f}")
+    for kind, ratios in costs.items():
+        whole, bare = (statistics.median(column) for column in zip(*ratios, strict=True))
+        print(f"overhead of Ray, {kind}: whole command {whole:.2f}, without the start {bare:.2f}")
     print(f"scaling from one worker to two: {statistics.median(scaling):.2f}")
 
 

@@ -37,7 +37,7 @@ SHARD_SIZE = 64
 
 Engine = Annotated[str, typer.Option(help="local, or ray: a cluster, any fsspec address; docs/cluster.md.")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster, HOST:PORT or auto; default one of this machine.")]
-Actors = Annotated[str, typer.Option(help="Models in the cluster, N or MIN..MAX; each takes a CPU.")]
+Actors = Annotated[str, typer.Option(help="Models in the cluster, N or MIN..MAX; each takes --threads CPUs, default one.")]
 ActorGpus = Annotated[float, typer.Option(help="GPUs of each, 0.5 for two on one.", min=0)]
 ShardSize = Annotated[int, typer.Option(help="Images that are written together.", min=1)]
 
@@ -60,13 +60,19 @@ class Cluster:
         """
         if self.engine not in ENGINES:
             raise UsageError(suggest("engine", self.engine, ENGINES))
-        self.bounds()
+        largest = self.bounds()[1]
         if self.engine == "local" and (self.address, self.actors, self.actor_gpus, self.shard_size) != (None, "1", 0, SHARD_SIZE):
             raise UsageError("--address, --actors, --actor-gpus and --shard-size: each needs --engine ray")
         if self.engine == "ray" and options.is_several(device):
             raise UsageError(f"--device {device}: with --engine ray each model has one device; --actors says how many models")
         if self.engine == "ray":
             require_extra("ray.data", "ray", "--engine ray")
+            from anovl.cluster.run import cores
+
+            if self.address is None and largest > cores():
+                raise UsageError(
+                    f"--actors: at most {cores()} on this machine's cores, got {self.actors}; or name a cluster, --address"
+                )
 
     def bounds(self) -> tuple[int, int]:
         """Least and most actors.
@@ -79,19 +85,13 @@ class Cluster:
             raise UsageError(f"--actors: expected N or MIN..MAX, such as 1..4, got {self.actors!r}")
         return int(ends[0]), int(ends[-1])
 
-    def pool(self, batch_size: int = 1) -> Pool:
-        """The actors, on a cluster that is connected.
-
-        Raises:
-            UsageError: this machine has no more cores than they take.
-        """
-        from anovl.cluster.run import Pool
+    def pool(self, *, batch_size: int = 1, threads: int | None = None) -> Pool:
+        """The actors; without `threads` those of this machine share its cores, and each on a cluster takes one."""
+        from anovl.cluster.run import Pool, cores
 
         smallest, largest = self.bounds()
-        pool = Pool(smallest=smallest, largest=largest, gpus=self.actor_gpus, batch_size=batch_size)
-        if self.address is None and (reason := pool.starves()):
-            raise UsageError(f"--actors: {reason}; take fewer, or --engine local")
-        return pool
+        cpus = threads or (1 if self.address or self.actor_gpus else max(1, cores() // largest))
+        return Pool(smallest=smallest, largest=largest, cpus=cpus, gpus=self.actor_gpus, batch_size=batch_size)
 
     @contextmanager
     def evaluating(self, compared: Compared, *, workers: int) -> Iterator[tuple[Sequence[Variant], EvaluationEngine]]:
@@ -109,8 +109,9 @@ class Cluster:
         from anovl.cluster.run import connected_while
 
         compared = replace(compared, model=absolute(compared.model))
-        with connected_while(self.address, replace(compared, device="cpu").load) as variants:  # a GPU is the workers'
-            yield variants, Ray(load=compared.load, pool=self.pool(), shard_size=self.shard_size)
+        pool = self.pool()
+        with connected_while(self.address, pool, replace(compared, device="cpu").load) as variants:  # a GPU is the workers'
+            yield variants, Ray(load=compared.load, pool=pool, shard_size=self.shard_size)
 
 
 def predict(
@@ -160,8 +161,8 @@ def predict(
     if dry_run:
         typer.echo(json.dumps({**common, **chosen.plan()}, indent=2))
         return 0
-    with run.connected_while(cluster.address, replace(chosen, device="cpu").bind) as bound:  # a GPU is the workers'
-        pool = cluster.pool(batch_size)
+    pool = cluster.pool(batch_size=batch_size, threads=chosen.threads)
+    with run.connected_while(cluster.address, pool, replace(chosen, device="cpu").bind) as bound:  # a GPU is the workers'
         out = Output(folder)
         settings = common | bound.settings
         done = out.check(settings, resume=resume)

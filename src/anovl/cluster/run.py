@@ -21,6 +21,7 @@ Loaded = TypeVar("Loaded")
 
 CONNECT_SECONDS = 10
 WATCH_SECONDS = 30
+STAGE_CPUS = 0.5  # that decoding and writing reserve a task: Ray keeps a share for each, of which one or the other lies idle
 DECODE_MEMORY = 2**28  # bytes that a node keeps free for each; it also keeps Ray from decoding inside the actors
 
 
@@ -30,30 +31,34 @@ class Pool:
 
     Attributes:
         smallest, largest: how many there are; Ray adds and removes them by the load.
+        cpus: what each takes; torch computes with as many threads.
         gpus: what each takes of a GPU, 0.5 for two on one; 0 scores on a CPU.
         batch_size: images a pass.
     """
 
     smallest: int = 1
     largest: int = 1
+    cpus: int = 1
     gpus: float = 0
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        if not 1 <= self.smallest <= self.largest or self.gpus < 0:
-            raise UsageError(f"actors: expected 1 <= MIN <= MAX and GPUs of at least 0, got {self}")
+        if not 1 <= self.smallest <= self.largest or self.cpus < 1 or self.gpus < 0:
+            raise UsageError(f"actors: expected 1 <= MIN <= MAX, CPUs of at least 1, GPUs of at least 0, got {self}")
 
     def starves(self) -> str:
         """Why nothing will be decoded on the cluster as it is; empty where it will."""
         import ray
 
         cores = ray.cluster_resources().get("CPU", 0)
-        return f"{self.smallest} actors leave none of {cores:g} CPUs to decode" if cores <= self.smallest else ""
+        return f"{self.smallest} actors leave none of {cores:g} CPUs to decode" if cores <= self.smallest * self.cpus else ""
 
 
 @contextlib.contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """A Ray cluster to run on: the one at the address, or one of this machine's cores for as long as this lasts.
+def connected(address: str | None, pool: Pool) -> Iterator[None]:
+    """A Ray cluster to run on: the one at the address, or this machine for as long as this lasts.
+
+    This machine decodes on all cores beside the actors, as the local engine does: Ray counts its cores twice.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -68,6 +73,7 @@ def connected(address: str | None) -> Iterator[None]:
             _knock(address)
             ray.init(
                 address=address or "local",
+                num_cpus=None if address else cores() + pool.largest * pool.cpus,
                 log_to_driver=False,
                 logging_level="ERROR",
                 include_dashboard=None if address else False,
@@ -83,7 +89,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def connected_while(address: str | None, load: Callable[[], Loaded]) -> Iterator[Loaded]:
+def connected_while(address: str | None, pool: Pool, load: Callable[[], Loaded]) -> Iterator[Loaded]:
     """As `connected`; what is loaded in the meantime.
 
     Raises:
@@ -91,8 +97,13 @@ def connected_while(address: str | None, load: Callable[[], Loaded]) -> Iterator
     """
     with ThreadPoolExecutor(1, thread_name_prefix="anovl-load") as loader:
         loading = loader.submit(load)
-        with connected(address):
+        with connected(address, pool):
             yield loading.result()
+
+
+def cores() -> int:
+    """Of this machine."""
+    return os.cpu_count() or 1
 
 
 def _knock(address: str | None) -> None:
@@ -136,17 +147,17 @@ def execute(
     context.execution_options.preserve_order = ordered
     stages = (
         data.from_items(list(rows), override_num_blocks=len(rows))
-        .map(decode, num_cpus=1, memory=DECODE_MEMORY)
+        .map(decode, num_cpus=STAGE_CPUS, memory=DECODE_MEMORY)
         .map(
             Score,
             fn_constructor_args=(bind, pool.batch_size),
             compute=ActorPoolStrategy(min_size=pool.smallest, max_size=pool.largest),
-            num_cpus=1,
+            num_cpus=pool.cpus,
             num_gpus=pool.gpus,
         )
     )
     if write is not None:
-        stages = stages.map(write, num_cpus=1)
+        stages = stages.map(write, num_cpus=STAGE_CPUS)
     with _watched(pool):
         try:
             yield from stages.iter_rows()
