@@ -2,10 +2,10 @@
 
     python benchmarks/cluster.py [--images 2000] [--large 60] [--rounds 1]
 
-`overhead`: `mini` on this machine, over the local engine; pictures of 1024 px with their overlays, as the command saves them, and
-pictures of 128 px with nothing saved; each once as whole commands and once without the start of either (a run of one picture taken
-off). `scaling`: pictures of 3000 px, whose decoding costs more than their scoring, on a cluster of one decoding CPU and of two,
-beside one actor, without the start.
+`overhead`: `mini` on this machine, over the local engine; pictures of 1024 px with their overlays, as the command saves them,
+and pictures of 128 px with nothing saved; each once as whole commands and once without the start of either (a run of one picture
+taken off). `scaling`: pictures of 3000 px, whose decoding costs more than their scoring, on a cluster of one decoding CPU and of
+two, beside one actor, without the start.
 """
 
 from __future__ import annotations

@@ -63,16 +63,15 @@ class Cluster:
         largest = self.bounds()[1]
         if self.engine == "local" and (self.address, self.actors, self.actor_gpus, self.shard_size) != (None, "1", 0, SHARD_SIZE):
             raise UsageError("--address, --actors, --actor-gpus and --shard-size: each needs --engine ray")
-        if self.engine == "ray" and options.is_several(device):
-            raise UsageError(f"--device {device}: with --engine ray each model has one device; --actors says how many models")
         if self.engine == "ray":
             require_extra("ray.data", "ray", "--engine ray")
             from anovl.cluster.run import cores
 
+            if options.is_several(device):
+                raise UsageError(f"--device {device}: with --engine ray each model has one device; --actors says how many models")
             if self.address is None and largest > cores():
-                raise UsageError(
-                    f"--actors: at most {cores()} on this machine's cores, got {self.actors}; or name a cluster, --address"
-                )
+                machine = f"at most {cores()} on this machine's cores"
+                raise UsageError(f"--actors: {machine}, got {self.actors}; or name a cluster, --address")
 
     def bounds(self) -> tuple[int, int]:
         """Least and most actors.
