@@ -49,7 +49,7 @@ class Cluster:
     address: str | None
     actors: str
     actor_gpus: float
-    shard_size: int
+    shard_size: int = SHARD_SIZE
 
     def check(self) -> None:
         """Refuse an unknown engine, and what belongs to a cluster without one.
@@ -61,7 +61,7 @@ class Cluster:
             raise UsageError(suggest("engine", self.engine, ENGINES))
         self.bounds()
         if self.engine == "local" and (self.address, self.actors, self.actor_gpus, self.shard_size) != (None, "1", 0, SHARD_SIZE):
-            raise UsageError("--address, --actors, --actor-gpus and --shard-size: each needs --engine ray")
+            raise UsageError("--address, --actors, --actor-gpus, --shard-size: each needs --engine ray")
         if self.engine == "ray":
             require_extra("ray.data", "ray", "--engine ray")
 
@@ -76,16 +76,16 @@ class Cluster:
             raise UsageError(f"--actors: expected N or MIN..MAX, such as 1..4, got {self.actors!r}")
         return int(ends[0]), int(ends[-1])
 
-    def pool(self, batch_size: int = 1) -> Pool:
-        """The actors, on a cluster that is connected.
+    def pool(self, batch_size: int = 1, *, spare: int = 1) -> Pool:
+        """The actors, on a cluster that is connected; see `anovl.cluster.run.Pool`.
 
         Raises:
-            UsageError: this machine has no more cores than they take.
+            UsageError: this machine has no room for them.
         """
         from anovl.cluster.run import Pool
 
         smallest, largest = self.bounds()
-        pool = Pool(smallest=smallest, largest=largest, gpus=self.actor_gpus, batch_size=batch_size)
+        pool = Pool(smallest=smallest, largest=largest, gpus=self.actor_gpus, batch_size=batch_size, spare=spare)
         if self.address is None and (reason := pool.starves()):
             raise UsageError(f"--actors: {reason}; take fewer, or --engine local")
         return pool

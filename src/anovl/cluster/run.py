@@ -32,23 +32,31 @@ class Pool:
         smallest, largest: how many there are; Ray adds and removes them by the load.
         gpus: what each takes of a GPU, 0.5 for two on one; 0 scores on a CPU.
         batch_size: images a pass.
+        spare: CPUs that they must leave, to decode on; 0 where they decode themselves.
     """
 
     smallest: int = 1
     largest: int = 1
     gpus: float = 0
     batch_size: int = 8
+    spare: int = 1
 
     def __post_init__(self) -> None:
         if not 1 <= self.smallest <= self.largest or self.gpus < 0:
             raise UsageError(f"actors: expected 1 <= MIN <= MAX and GPUs of at least 0, got {self}")
 
     def starves(self) -> str:
-        """Why nothing will be decoded on the cluster as it is; empty where it will."""
+        """Why nothing will be done on the cluster as it is; empty where it will."""
         import ray
 
-        cores = ray.cluster_resources().get("CPU", 0)
-        return f"{self.smallest} actors leave none of {cores:g} CPUs to decode" if cores <= self.smallest else ""
+        resources = ray.cluster_resources()
+        cores, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+        if gpus < self.smallest * self.gpus:
+            return f"{self.smallest} actors take {self.smallest * self.gpus:g} GPUs, and there are {gpus:g}"
+        if cores >= self.smallest + self.spare:
+            return ""
+        told = f"leave none of {cores:g} CPUs to decode" if self.spare else f"take a CPU each, and there are {cores:g}"
+        return f"{self.smallest} actors {told}"
 
 
 @contextlib.contextmanager
