@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import signal
 import socket
@@ -20,6 +21,7 @@ from anovl.errors import AnovlError, UnavailableError
 from anovl.server.app import create_app
 from anovl.server.frame import REQUEST_ID
 from anovl.server.hosting import Model
+from anovl.server.metrics import merged
 from anovl.server.running import IDLE_S, log_json, url_of
 from anovl.server.service import Service
 from anovl.server.settings import Settings
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 NAME = "anovl"  # of the application in Ray Serve
 ROUTE_SECONDS = 30  # until the proxy of this machine knows where the replicas are
+METRICS_SECONDS = 5
 MARGIN_SECONDS = 5  # for Ray, beside what the settings give a request or a stop
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
@@ -46,7 +49,7 @@ class Replica:
 
     def __init__(self, load: Load, settings: Settings, versions: Mapping[str, str], level: int) -> None:
         log_json([logging.StreamHandler()], level)
-        self._service = Service(load(), settings, versions)
+        self._service = _Service(load(), settings, versions)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return _Unnamed(create_app(self._service))
@@ -54,6 +57,31 @@ class Replica:
     async def drain(self) -> None:
         """As `Service.drain`."""
         await self._service.drain()
+
+    async def exposition(self) -> tuple[str, bytes]:
+        """Name of this replica, and what Prometheus reads of it."""
+        return self._service.name, self._service.metrics.text()
+
+
+class _Service(Service):
+    """Tells Prometheus of all replicas: which of them a request reaches is left to chance."""
+
+    def __init__(self, models: Mapping[str, Model], settings: Settings, versions: Mapping[str, str]) -> None:
+        super().__init__(models, settings, versions)
+        from ray import serve
+
+        self.name = serve.get_replica_context().replica_id.unique_id
+        self._all = serve.get_deployment_handle(NAME, app_name=NAME)
+
+    async def exposition(self) -> bytes:
+        """As the base class says, with the label "replica"."""
+        try:
+            told = await self._all.broadcast("exposition").results_async(timeout_s=METRICS_SECONDS, return_exceptions=True)
+        except Exception:
+            log.warning("the other replicas tell no metrics", exc_info=True)
+            told = []
+        own = {self.name: self.metrics.text()}
+        return merged(own | dict(pair for pair in told if isinstance(pair, tuple)))
 
 
 class _Unnamed:
@@ -132,7 +160,7 @@ def serve(load: Load, settings: Settings, versions: Mapping[str, str], listener:
         with _explained("stopping"):
             handle.broadcast("drain").results(timeout_s=settings.drain_s + MARGIN_SECONDS, return_exceptions=True)
     finally:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # Ray deplores the end of its controller
             ray_serve.shutdown()
     log.info("stopped")
 

@@ -103,6 +103,10 @@ class Service:
         finally:
             self._running.discard(timeout)
 
+    async def exposition(self) -> bytes:
+        """For Prometheus."""
+        return self.metrics.text()
+
     def give_up(self) -> None:
         """Answer whatever is under way with 503, at once; in the event loop."""
         self._gave_up = True
