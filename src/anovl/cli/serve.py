@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -192,7 +192,8 @@ def _serve_on(on: cluster.Cluster, load: partial[dict[str, Model]], settings: Se
     named = {name: cluster.absolute(model) for name, model in load.args[0].items()}
     cache_dir = load.keywords["cache_dir"]
     load = partial(load.func, named, settings, **load.keywords | {"cache_dir": cache_dir and cache_dir.absolute()})
-    with run.connected_while(on.address, lambda: bool(load(device="cpu"))):  # a GPU is the workers'
+    check = lambda: bool(load(device="cpu"))  # a GPU is the workers'
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), run.connected_while(on.address, check):
         serving.serve(load, settings, versions(), listener, pool=on.pool(settings.batch_size, spare=0))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import signal
 import socket
@@ -160,7 +159,7 @@ def serve(load: Load, settings: Settings, versions: Mapping[str, str], listener:
         with _explained("stopping"):
             handle.broadcast("drain").results(timeout_s=settings.drain_s + MARGIN_SECONDS, return_exceptions=True)
     finally:
-        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):  # Ray deplores the end of its controller
+        with contextlib.suppress(Exception):
             ray_serve.shutdown()
     log.info("stopped")
 
