@@ -23,7 +23,7 @@ from ray.cluster_utils import Cluster
 
 pytestmark = pytest.mark.slow
 
-TOKEN = "s3cret"
+TOKEN = "s3cret"  # noqa: S105
 MAX_BYTES = 300_000
 
 

@@ -185,15 +185,19 @@ def run_service(
 
 
 def _serve_on(on: cluster.Cluster, load: partial[dict[str, Model]], settings: Settings, listener: socket.socket) -> None:
-    """Answer on a cluster; the models are tried here first, on the CPU, so that what cannot work is told of at once."""
+    """Answer on a cluster."""
     require_extra("ray.serve", "ray", "--engine ray")
     from anovl.cluster import run, serving
 
     named = {name: cluster.absolute(model) for name, model in load.args[0].items()}
     cache_dir = load.keywords["cache_dir"]
     load = partial(load.func, named, settings, **load.keywords | {"cache_dir": cache_dir and cache_dir.absolute()})
-    check = lambda: bool(load(device="cpu"))  # a GPU is the workers'
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), run.connected_while(on.address, check):
+
+    def try_out() -> None:
+        """Fail at once, on the CPU, for a GPU is the workers'."""
+        load(device="cpu")
+
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), run.connected_while(on.address, try_out):  # Ray chats
         serving.serve(load, settings, versions(), listener, pool=on.pool(settings.batch_size, spare=0))
 
 

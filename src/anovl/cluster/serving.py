@@ -1,4 +1,4 @@
-"""The service of `anovl serve` on Ray Serve: its application in replicas with models of their own, behind Ray's HTTP proxies."""
+"""The service of `anovl serve` on Ray Serve: replicas of its application behind the HTTP proxies of the cluster."""
 
 from __future__ import annotations
 
@@ -8,94 +8,21 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
 from anovl.client import Client, ServiceError
+from anovl.cluster.replica import NAME, Load, Replica
 from anovl.cluster.run import WATCH_SECONDS, Pool
 from anovl.errors import AnovlError, UnavailableError
-from anovl.server.app import create_app
-from anovl.server.frame import REQUEST_ID
-from anovl.server.hosting import Model
-from anovl.server.metrics import merged
-from anovl.server.running import IDLE_S, log_json, url_of
-from anovl.server.service import Service
+from anovl.server.running import IDLE_S, url_of
 from anovl.server.settings import Settings
 
 log = logging.getLogger(__name__)
 
-NAME = "anovl"  # of the application in Ray Serve
 ROUTE_SECONDS = 30  # until the proxy of this machine knows where the replicas are
-METRICS_SECONDS = 5
 MARGIN_SECONDS = 5  # for Ray, beside what the settings give a request or a stop
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
-
-Load = Callable[[], Mapping[str, Model]]
-
-
-class Replica:
-    """In an actor: a service and its application, which Ray calls for every request that it sends here.
-
-    Args:
-        load: the models by their names.
-        settings: limits and pace, of this replica.
-        versions: for /v1/info.
-        level: of the log, JSON lines on the actor's stderr.
-    """
-
-    def __init__(self, load: Load, settings: Settings, versions: Mapping[str, str], level: int) -> None:
-        log_json([logging.StreamHandler()], level)
-        self._service = _Service(load(), settings, versions)
-
-    def __serve_build_asgi_app__(self) -> ASGIApp:
-        return _Unnamed(create_app(self._service))
-
-    async def drain(self) -> None:
-        """As `Service.drain`."""
-        await self._service.drain()
-
-    async def exposition(self) -> tuple[str, bytes]:
-        """Name of this replica, and what Prometheus reads of it."""
-        return self._service.name, self._service.metrics.text()
-
-
-class _Service(Service):
-    """Tells Prometheus of all replicas: which of them a request reaches is left to chance."""
-
-    def __init__(self, models: Mapping[str, Model], settings: Settings, versions: Mapping[str, str]) -> None:
-        super().__init__(models, settings, versions)
-        from ray import serve
-
-        self.name = serve.get_replica_context().replica_id.unique_id
-        self._all = serve.get_deployment_handle(NAME, app_name=NAME)
-
-    async def exposition(self) -> bytes:
-        """As the base class says, with the label "replica"."""
-        try:
-            told = await self._all.broadcast("exposition").results_async(timeout_s=METRICS_SECONDS, return_exceptions=True)
-        except Exception:
-            log.warning("the other replicas tell no metrics", exc_info=True)
-            told = []
-        own = {self.name: self.metrics.text()}
-        return merged(own | dict(pair for pair in told if isinstance(pair, tuple)))
-
-
-class _Unnamed:
-    """An application whose answers do not name the request: Ray's proxy does, by the id that it gave the request."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sent(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                del MutableHeaders(scope=message)[REQUEST_ID]
-            await send(message)
-
-        await self._app(scope, receive, sent)
 
 
 def serve(load: Load, settings: Settings, versions: Mapping[str, str], listener: socket.socket, *, pool: Pool) -> None:
@@ -119,6 +46,8 @@ def serve(load: Load, settings: Settings, versions: Mapping[str, str], listener:
             "Ray Serve runs on this cluster already, and listens on one address alone; "
             "end it with `serve shutdown`, or name another cluster by --address"
         )
+    if reason := pool.starves():
+        log.warning("%s: waiting for the cluster to grow", reason)
     replicas = ray_serve.deployment(
         name=NAME,
         autoscaling_config={
@@ -145,7 +74,7 @@ def serve(load: Load, settings: Settings, versions: Mapping[str, str], listener:
         with _explained("the service cannot start on the cluster"):
             ray_serve.start(http_options=options, logging_config=_QUIET)
             level = logging.getLogger("anovl").getEffectiveLevel()
-            handle = ray_serve.run(replicas.bind(load, settings, dict(versions), level), name=NAME)
+            handle = _deploy(replicas.bind(load, settings, dict(versions), level))
         _await_route(Client(url, settings.token))
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -156,12 +85,29 @@ def serve(load: Load, settings: Settings, versions: Mapping[str, str], listener:
                 if NAME not in ray_serve.status().applications:
                     raise AnovlError("the application was removed from Ray Serve by somebody else")
         log.info("stopping")
-        with _explained("stopping"):
+        try:
             handle.broadcast("drain").results(timeout_s=settings.drain_s + MARGIN_SECONDS, return_exceptions=True)
+        except Exception as exc:
+            log.warning("the replicas did not end their work: %s", exc)
     finally:
         with contextlib.suppress(Exception):
             ray_serve.shutdown()
     log.info("stopped")
+
+
+def _deploy(application: Any) -> Any:
+    """The handle of an application, when as many replicas are there as it begins with.
+
+    Raises:
+        RuntimeError: with the reason of a replica that cannot start.
+    """
+    from ray import serve as ray_serve
+
+    try:
+        return ray_serve.run(application, name=NAME)
+    except RuntimeError as exc:
+        told = ray_serve.status().applications[NAME].deployments[NAME].message  # its last line is that of the traceback
+        raise RuntimeError(told.strip().rpartition("\n")[2].removeprefix("anovl.errors.")) from exc
 
 
 def _await_route(client: Client) -> None:
@@ -177,7 +123,7 @@ def _await_route(client: Client) -> None:
             return
         except (ServiceError, UnavailableError) as exc:
             if time.monotonic() > until:
-                raise UnavailableError(f"{client.url}: {exc}; run the command on the head node of the cluster") from exc
+                raise UnavailableError(f"{exc}; run the command on the head node of the cluster") from exc
         time.sleep(0.1)
 
 
@@ -189,5 +135,5 @@ def _explained(what: str) -> Iterator[None]:
     except AnovlError:
         raise
     except Exception as exc:
-        lines: list[Any] = str(exc).strip().splitlines() or [type(exc).__name__]
+        lines = str(exc).strip().splitlines() or [type(exc).__name__]
         raise AnovlError(f"{what}: {lines[-1][:300]}") from exc
