@@ -60,8 +60,14 @@ class Cluster:
         if self.engine not in ENGINES:
             raise UsageError(suggest("engine", self.engine, ENGINES))
         self.bounds()
-        if self.engine == "local" and (self.address, self.actors, self.actor_gpus, self.shard_size) != (None, "1", 0, SHARD_SIZE):
-            raise UsageError("--address, --actors, --actor-gpus, --shard-size: each needs --engine ray")
+        given = {
+            "--address": self.address is not None,
+            "--actors": self.actors != "1",
+            "--actor-gpus": self.actor_gpus != 0,
+            "--shard-size": self.shard_size != SHARD_SIZE,
+        }
+        if self.engine == "local" and (names := [name for name, chosen in given.items() if chosen]):
+            raise UsageError(f"{', '.join(names)}: needs --engine ray")
         if self.engine == "ray":
             require_extra("ray.data", "ray", "--engine ray")
 
