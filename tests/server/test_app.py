@@ -1,5 +1,6 @@
 """The service over a real socket, with a model that scores brightness."""
 
+import asyncio
 import base64
 import io
 import json
@@ -8,12 +9,15 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 import anovl
+from anovl.server.app import create_app
+from anovl.server.metrics import merged
 
 
 @pytest.fixture
@@ -247,6 +251,46 @@ def test_draining(serving, predict, png):
         stopped = waiting.result()
     assert stopped.status == 503
     assert "stopped before" in stopped.value["detail"]
+
+
+def test_draining_without_a_server(serving, form, png):
+    service, gate = (server := serving(drain_s=0.2)).service, server.model.gate
+    body, headers = form(("files", "a.png", png()))
+
+    async def run():
+        transport = httpx.ASGITransport(create_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here", headers=headers) as client:
+            gate.clear()
+            waiting = asyncio.create_task(client.post("/v1/predict", content=body))
+            while service.admission.images == 0:
+                await asyncio.sleep(0.01)
+            began = time.monotonic()
+            await service.drain()
+            seconds = time.monotonic() - began
+            return seconds, await waiting, await client.post("/v1/predict", content=body), await client.get("/readyz")
+
+    seconds, *answers = asyncio.run(run())
+    assert 0.2 <= seconds < 2
+    assert [answer.status_code for answer in answers] == [503, 503, 503]
+    assert "stopped before" in answers[0].json()["detail"]
+
+
+def test_metrics_of_several_services(serving, predict, png):
+    texts = {}
+    for name, count in (("a", 1), ("b", 2)):
+        server = serving()
+        for _ in range(count):
+            predict(server, ("files", "a.png", png()))
+        texts[name] = server.service.metrics.text()
+    text = merged(texts).decode()
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    assert {sample.labels["replica"]: sample.value for sample in families["anovl_images"].samples} == {"a": 1, "b": 2}
+    assert families["anovl_request_seconds"].type == "histogram"
+    lines = text.splitlines()
+    assert len([line for line in lines if line.startswith("# TYPE")]) == len(families)
+    assert len([line for line in lines if not line.startswith("#")]) == sum(
+        line[:1] != "#" for one in texts.values() for line in one.decode().splitlines()
+    )
 
 
 def test_a_file_that_is_no_picture_fails_the_request(shared, predict, png):

@@ -50,7 +50,7 @@ class Cluster:
     address: str | None
     actors: str
     actor_gpus: float
-    shard_size: int
+    shard_size: int = SHARD_SIZE
 
     def check(self, device: str) -> None:
         """Refuse an unknown engine, what belongs to a cluster without one, and a --device of several on a cluster.
@@ -61,8 +61,14 @@ class Cluster:
         if self.engine not in ENGINES:
             raise UsageError(suggest("engine", self.engine, ENGINES))
         largest = self.bounds()[1]
-        if self.engine == "local" and (self.address, self.actors, self.actor_gpus, self.shard_size) != (None, "1", 0, SHARD_SIZE):
-            raise UsageError("--address, --actors, --actor-gpus and --shard-size: each needs --engine ray")
+        given = {
+            "--address": self.address is not None,
+            "--actors": self.actors != "1",
+            "--actor-gpus": self.actor_gpus != 0,
+            "--shard-size": self.shard_size != SHARD_SIZE,
+        }
+        if self.engine == "local" and (names := [name for name, chosen in given.items() if chosen]):
+            raise UsageError(f"{', '.join(names)}: needs --engine ray")
         if self.engine == "ray":
             require_extra("ray.data", "ray", "--engine ray")
             from anovl.cluster.run import cores

@@ -6,21 +6,24 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anovl.cli import options
+from anovl.cli import cluster, options
 from anovl.cli.app import is_quiet
 from anovl.cli.info import versions
 from anovl.errors import UsageError, require_extra
 
 if TYPE_CHECKING:
+    import socket
+
     from fastapi import FastAPI
 
+    from anovl.server.hosting import Model
     from anovl.server.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -69,6 +72,10 @@ def serve(
     cache_dir: options.CacheDir = None,
     offline: options.Offline = False,
     ui: Annotated[bool, typer.Option("--ui", help="Also the page of `anovl ui`, at /ui/.")] = False,
+    engine: Annotated[str, typer.Option(help="local, or ray: Ray Serve on a cluster; docs/serve.md.")] = "local",
+    address: cluster.Address = None,
+    actors: cluster.Actors = "1",
+    actor_gpus: cluster.ActorGpus = 0,
     config: options.Config = None,
 ) -> None:
     """Serve models over HTTP: POST images to /v1/predict; docs/serve.md.
@@ -76,6 +83,10 @@ def serve(
     The log is JSON lines on stderr. SIGTERM and SIGINT answer what was accepted and exit with 0.
     """
     del config
+    on = cluster.Cluster(engine=engine, address=address, actors=actors, actor_gpus=actor_gpus)
+    on.check(device)
+    if ui and engine == "ray":
+        raise UsageError("--ui: what visitors do stays in one process, and --engine ray has many; run `anovl ui` beside it")
     from anovl.server.settings import Settings
 
     settings = Settings(
@@ -97,6 +108,7 @@ def serve(
         address=(host, port),
         page=ui,
         json_log=True,
+        on=on if engine == "ray" else None,
         profiles=profile or [],
         arch=arch,
         recipe=recipe,
@@ -116,6 +128,7 @@ def run_service(
     address: tuple[str, int],
     page: bool,
     json_log: bool,
+    on: cluster.Cluster | None = None,
     profiles: Sequence[str] = (),
     **loading: Any,
 ) -> None:
@@ -127,6 +140,7 @@ def run_service(
         address: host and port to listen on.
         page: with the page of `anovl ui`.
         json_log: log JSON lines; else one line says where the page is.
+        on: the cluster, where one is to answer.
         profiles: NAME=FILE or a file, each.
         loading: how models are loaded; see `anovl.server.hosting.load_model`.
 
@@ -137,7 +151,7 @@ def run_service(
         require_extra(module, "ui" if page else "serve", "the page" if page else "the service")
 
     from anovl.server.frame import PAGE_PATH
-    from anovl.server.hosting import load_model, parse_models, parse_profiles
+    from anovl.server.hosting import load_models, parse_models, parse_profiles
     from anovl.server.running import bind, url_of
     from anovl.server.running import serve as answer
     from anovl.server.service import Service
@@ -147,9 +161,12 @@ def run_service(
         if not sources:
             log.warning("no --model was named: serving mini, the small embedded model for trying things out")
     named = parse_models(sources or ["mini"])
-    calibrated = parse_profiles(profiles, named)
+    load = partial(load_models, named, settings, profiles=parse_profiles(profiles, named), **loading)
     with bind(*address) as listener, _scratch() if page else nullcontext(Path()) as folder:
-        models = {name: load_model(source, settings, profiles=calibrated[name], **loading) for name, source in named.items()}
+        if on is not None:
+            _serve_on(on, load, settings, listener)
+            return
+        models = load()
         service = Service(models, settings, versions())
 
         def add_page(app: FastAPI) -> None:
@@ -165,6 +182,28 @@ def run_service(
     if not ended:
         logging.shutdown()
         os._exit(0)
+
+
+def _serve_on(on: cluster.Cluster, load: partial[dict[str, Model]], settings: Settings, listener: socket.socket) -> None:
+    """Answer on a cluster."""
+    require_extra("ray.serve", "ray", "--engine ray")
+    from anovl.cluster import run, serving
+
+    named = {name: cluster.absolute(model) for name, model in load.args[0].items()}
+    cache_dir = load.keywords["cache_dir"]
+    load = partial(load.func, named, settings, **load.keywords | {"cache_dir": cache_dir and cache_dir.absolute()})
+
+    def try_out() -> None:
+        """Fail at once, on the CPU, for a GPU is the workers'."""
+        load(device="cpu")
+
+    pool = on.pool(batch_size=settings.batch_size, threads=load.keywords["threads"])
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        redirect_stdout(nowhere),
+        run.connected_while(on.address, pool, try_out),
+    ):  # Ray chats
+        serving.serve(load, settings, versions(), listener, pool=pool)
 
 
 @contextmanager
@@ -191,13 +230,7 @@ def read_token(path: Path | None) -> str | None:
 
 def _log_json() -> None:
     """Make the log one of JSON lines, and say every request unless --quiet."""
-    from anovl.server.running import JsonFormatter
+    from anovl.server.running import log_json
 
     own = logging.getLogger("anovl")
-    for handler in own.handlers:
-        handler.setFormatter(JsonFormatter())
-    if not is_quiet():
-        own.setLevel(logging.INFO)
-    server = logging.getLogger("uvicorn")
-    server.handlers, server.propagate = own.handlers, False
-    server.setLevel(logging.WARNING)
+    log_json(own.handlers, own.level if is_quiet() else logging.INFO)

@@ -46,12 +46,22 @@ class Pool:
         if not 1 <= self.smallest <= self.largest or self.cpus < 1 or self.gpus < 0:
             raise UsageError(f"actors: expected 1 <= MIN <= MAX, CPUs of at least 1, GPUs of at least 0, got {self}")
 
-    def starves(self) -> str:
-        """Why nothing will be decoded on the cluster as it is; empty where it will."""
+    def starves(self, spare: float = STAGE_CPUS) -> str:
+        """Why nothing will be done on the cluster as it is; empty where it will.
+
+        Args:
+            spare: CPUs that the actors must leave, to decode on; 0 where they decode themselves.
+        """
         import ray
 
-        cores = ray.cluster_resources().get("CPU", 0)
-        return f"{self.smallest} actors leave none of {cores:g} CPUs to decode" if cores <= self.smallest * self.cpus else ""
+        resources = ray.cluster_resources()
+        cores, gpus = resources.get("CPU", 0), resources.get("GPU", 0)
+        if gpus < self.smallest * self.gpus:
+            return f"{self.smallest} actors take {self.smallest * self.gpus:g} GPUs, and there are {gpus:g}"
+        if cores >= self.smallest * self.cpus + spare:
+            return ""
+        told = f"leave none of {cores:g} CPUs to decode" if spare else f"take {self.cpus} CPUs each, and there are {cores:g}"
+        return f"{self.smallest} actors {told}"
 
 
 @contextlib.contextmanager
@@ -63,6 +73,7 @@ def connected(address: str | None, pool: Pool) -> Iterator[None]:
     Raises:
         MissingExtraError: Ray is not installed.
         UnavailableError: no cluster answers there.
+        UsageError: this machine has no such GPUs.
     """
     ray: Any = require_extra("ray", "ray", "--engine ray")
     require_extra("ray.data", "ray", "--engine ray")
@@ -82,6 +93,8 @@ def connected(address: str | None, pool: Pool) -> Iterator[None]:
             reason = str(exc).strip().partition("\n")[0]
             raise UnavailableError(f"no Ray cluster at {address or 'this machine'} ({reason}); see `ray status`") from exc
     try:
+        if address is None and (reason := pool.starves(spare=0)):
+            raise UsageError(f"{reason}; take fewer, or name a cluster, --address")
         yield
     finally:
         if started:

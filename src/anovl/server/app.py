@@ -143,7 +143,7 @@ def create_app(service: Service, page: MountPage | None = None) -> ASGIApp:
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
     async def metrics() -> Response:
         """For Prometheus."""
-        return Response(service.metrics.text(), media_type=MEDIA_TYPE)
+        return Response(await service.exposition(), media_type=MEDIA_TYPE)
 
     for kind in (Problem, AnovlError, HTTPException):
         app.add_exception_handler(kind, _problem)

@@ -231,6 +231,13 @@ def parse_profiles(texts: Sequence[str], models: Collection[str]) -> dict[str, d
     return found
 
 
+def load_models(
+    named: Mapping[str, str], settings: Settings, *, profiles: Mapping[str, Mapping[str, Profile]], **loading: Any
+) -> dict[str, Model]:
+    """{name: model} as `parse_models` names them; see `load_model`."""
+    return {name: load_model(source, settings, profiles=profiles[name], **loading) for name, source in named.items()}
+
+
 def load_model(
     source: str,
     settings: Settings,

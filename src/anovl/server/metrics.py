@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as MEDIA_TYPE
+from prometheus_client.parser import text_string_to_metric_families
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -48,4 +49,29 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-__all__ = ["MEDIA_TYPE", "Metrics"]
+class _Merged:
+    """Expositions of several services as one, where each sample has a label with its service's name."""
+
+    def __init__(self, texts: Mapping[str, bytes]) -> None:
+        self._families: dict[str, Metric] = {}
+        for name, text in texts.items():
+            for family in text_string_to_metric_families(text.decode()):
+                found = self._families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                for sample in family.samples:
+                    found.add_sample(sample.name, {**sample.labels, "replica": name}, sample.value)
+
+    def collect(self) -> Iterable[Metric]:
+        """As a registry does."""
+        return self._families.values()
+
+
+def merged(texts: Mapping[str, bytes]) -> bytes:
+    """Expositions as one.
+
+    Args:
+        texts: of each replica by its name, which becomes the label "replica".
+    """
+    return generate_latest(_Merged(texts))
+
+
+__all__ = ["MEDIA_TYPE", "Metrics", "merged"]

@@ -44,6 +44,16 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+def log_json(handlers: list[logging.Handler], level: int) -> None:
+    """Make the log one of JSON lines, uvicorn's warnings among them."""
+    for handler in handlers:
+        handler.setFormatter(JsonFormatter())
+    for name, least in (("anovl", level), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = handlers, False
+        logger.setLevel(least)
+
+
 class _Connection(H11Protocol):
     """uvicorn's, but a connection whose next request does not come is closed, and so is one whose answer is not taken."""
 

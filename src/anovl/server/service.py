@@ -21,6 +21,8 @@ from anovl.server.metrics import Metrics
 from anovl.server.problems import Problem
 from anovl.server.settings import BODIES, Settings
 
+_POLL_S = 0.05
+
 
 class Service:
     """Models under their names, and how requests get through them.
@@ -101,6 +103,10 @@ class Service:
         finally:
             self._running.discard(timeout)
 
+    async def exposition(self) -> bytes:
+        """For Prometheus."""
+        return self.metrics.text()
+
     def give_up(self) -> None:
         """Answer whatever is under way with 503, at once; in the event loop."""
         self._gave_up = True
@@ -108,6 +114,13 @@ class Service:
         for timeout in self._running:
             if not timeout.expired():
                 timeout.reschedule(now)
+
+    async def drain(self) -> None:
+        """Accept nothing new; return when what was accepted is answered, with 503 after `drain_s`."""
+        self.draining = True
+        asyncio.get_running_loop().call_later(self.settings.drain_s, self.give_up)
+        while self._running:
+            await asyncio.sleep(_POLL_S)
 
     def close(self, timeout_s: float = 1.0) -> bool:
         """End the threads.
