@@ -1,0 +1,240 @@
+"""A capacity plan for `anovl predict --engine ray`: measured costs of the stages, and from them clusters by simulation.
+
+    python benchmarks/capacity.py costs costs.json
+    python benchmarks/capacity.py plan costs.json [--picture "1024 JPEG"] [--gpu-ms 7.6] [--requests-at-once 1]
+    python benchmarks/capacity.py check costs.json [--images 1024]
+
+`costs` measures (`capacity_costs.py`), on an idle machine in about three minutes. `plan` simulates 1, 10 and 100 nodes
+(`capacity_model.py`); what it assumes beside the costs is in `Site` and `Bucket` and printed by docs/capacity.md. `check` runs
+the real command on this machine, without its start, and prints what the simulator says of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from capacity_model import Flow, Step, Use, simulate
+
+NODES = (1, 10, 100)
+SHARD = 64  # images, the default of --shard-size
+DAY = 86_400
+Costs = dict[str, Any]  # what `capacity_costs.measure` gives
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bucket:
+    """An object store, assumed.
+
+    Attributes:
+        reads: requests an image takes to be read: its size is asked first.
+        get_seconds, put_seconds: that a request takes beside the transfer.
+        gets, puts: requests a second that a prefix serves.
+        bandwidth: bytes a second in all.
+        get_dollars, put_dollars: of a request.
+        at_once: requests that a task has under way; today one.
+    """
+
+    reads: int = 2
+    get_seconds: float = 0.03
+    put_seconds: float = 0.05
+    gets: float = 5500
+    puts: float = 3500
+    bandwidth: float = 12.5e9
+    get_dollars: float = 0.4e-6
+    put_dollars: float = 5e-6
+    at_once: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Machines, assumed.
+
+    Attributes:
+        nodes: that work; another small one runs the command and Ray's head.
+        cores, gpus: of a node.
+        gpu_seconds: that an image takes on a GPU.
+        network: bytes a second of a node.
+        dollars, head_dollars: an hour of a node, and of the small one.
+        bucket: where pictures and results are; None for this machine's disk, whose cores also run the command.
+    """
+
+    nodes: int = 1
+    cores: int = 16
+    gpus: int = 0
+    gpu_seconds: float = 0.0076
+    network: float = 1.25e9
+    dollars: float = 0.7
+    head_dollars: float = 0.1
+    bucket: Bucket | None = Bucket()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What is to be done: which model, on pictures of which size and format, with overlays or rows alone."""
+
+    model: str = "mini"
+    picture: str = "1024 JPEG"
+    overlays: bool = False
+
+
+def steps_of(costs: Costs, load: Load, site: Site) -> list[Step]:
+    """The way of a shard: the driver hands it to a decoding task, an actor and a writing task."""
+    picture, ray, bucket = costs["pictures"][load.picture], costs["ray"], site.bucket
+    shown = SHARD * picture["shown bytes"] if load.overlays else 0.0
+    sent = SHARD * costs["input bytes"] + shown
+    elsewhere = (site.nodes - 1) / site.nodes / site.network  # seconds a byte, of those that another node made
+    ray_task = ray["workers"] / 3
+    hop = ray["byte"] / 2  # seconds a byte, at each end
+
+    def stages(*names: str) -> float:
+        return float(SHARD * sum(picture[name] for name in names))
+
+    drawing, encode = load.overlays * stages("draw", "png"), 0.0 if site.gpus else SHARD * costs["models"][load.model]
+    decode = stages("read", "decode", "resize") + load.overlays * stages("shrink") + ray_task + hop * sent
+    score = encode + ray_task + hop * (sent + shown)
+    write = stages("map", "row") + drawing + costs["shard"]["cpu"] + ray_task + hop * shown
+    reading, writing = (), (Use("", max(0.0, costs["shard"]["disk"] - costs["shard"]["cpu"])),)
+    if bucket:
+        size, puts = SHARD * picture["file bytes"], 2 + SHARD * load.overlays
+        reading = (
+            Use("gets", max(SHARD * bucket.reads / bucket.gets, size / bucket.bandwidth)),
+            Use("network", size / site.network),
+            Use("", SHARD * bucket.reads * bucket.get_seconds / bucket.at_once),
+        )
+        writing = (Use("puts", puts / bucket.puts), Use("", puts * bucket.put_seconds / bucket.at_once))
+    driver = Step("driver", (Use("" if bucket else "core", ray["driver"] / 3),))
+    gpu = (Use("gpu", SHARD * site.gpu_seconds),) if site.gpus else ()
+    return [
+        driver,
+        Step("task", (*reading, Use("core", decode))),
+        driver,
+        Step("actor", (Use("network", sent * elsewhere), Use("core", score), *gpu)),
+        driver,
+        Step("task", (Use("network", shown * elsewhere), Use("core", write), *writing)),
+    ]
+
+
+def actors_of(steps: list[Step], site: Site) -> int:
+    """Actors a node: two a GPU, so that one copies while the other computes; of CPUs what balances them with the tasks."""
+    if site.gpus:
+        return 2 * site.gpus
+    held = {slot: sum(use.seconds for step in steps if step.slot == slot for use in step.uses) for slot in ("task", "actor")}
+    return max(range(1, site.cores), key=lambda count: min(count / held["actor"], (site.cores - count) / held["task"]))
+
+
+def flow_of(costs: Costs, load: Load, site: Site) -> tuple[Flow, int]:
+    """A run at a site, and its actors a node."""
+    steps = steps_of(costs, load, site)
+    actors = actors_of(steps, site)
+    capacities = {"driver": 1, "gets": 1, "puts": 1, "network": site.nodes, "core": site.nodes * site.cores}
+    capacities |= {"task": site.nodes * (site.cores - actors), "actor": site.nodes * actors}
+    capacities |= {"gpu": site.nodes * site.gpus} if site.gpus else {}
+    window = 2 * site.nodes * site.cores
+    return simulate(steps, capacities, shards=max(400, 8 * window), window=window), actors
+
+
+def dollars_per_million(flow: Flow, load: Load, site: Site) -> float:
+    """Of images: machines and requests."""
+    hours = 1e6 / (SHARD * flow.rate) / 3600
+    machines = hours * (site.nodes * site.dollars + site.head_dollars)
+    bucket = site.bucket or Bucket()
+    return machines + 1e6 * (bucket.reads * bucket.get_dollars + (load.overlays + 2 / SHARD) * bucket.put_dollars)
+
+
+def plan(costs: Costs, picture: str, site: Site, gpu_node: Site) -> None:
+    """Print a table of loads and nodes."""
+    large = next(name for name in costs["models"] if name != "mini")
+    print(f"{picture}, {site.bucket}")
+    print("| model | saved | nodes | images/s | million a day | $ a million | actors a node | busiest, and what follows |")
+    print("|---|---|---|---|---|---|---|---|")
+    for model, where in (("mini", site), (large, site), (large, gpu_node)):
+        for overlays in (False, True):
+            load = Load(model=model, picture=picture, overlays=overlays)
+            for nodes in NODES:
+                here = replace(where, nodes=nodes)
+                flow, actors = flow_of(costs, load, here)
+                images = SHARD * flow.rate
+                busy = sorted(flow.busy.items(), key=lambda pair: -pair[1])[:4]
+                cells = [
+                    f"{model}, {'GPU' if here.gpus else 'CPU'}",
+                    "overlays" if overlays else "rows",
+                    str(nodes),
+                    f"{images:,.0f}",
+                    f"{images * DAY / 1e6:,.1f}",
+                    f"{dollars_per_million(flow, load, here):.2f}",
+                    str(actors),
+                    ", ".join(f"{name} {share:.0%}" for name, share in busy),
+                ]
+                print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def measured_rate(picture: str, save: str, counts: tuple[int, int]) -> float:
+    """Images a second of the real command on this machine, a short run taken off a long one."""
+    from capacity_costs import DISTINCT, picture_file
+
+    side, form = picture.split()
+    spent = []
+    with TemporaryDirectory() as name:
+        root = Path(name)
+        for index in range(DISTINCT):
+            (root / f"{index}.{form}").write_bytes(picture_file(index, int(side), form))
+        for count in counts:
+            source = root / f"source-{count}"
+            source.mkdir()
+            for number in range(count):
+                os.link(root / f"{number % DISTINCT}.{form}", source / f"{number:06d}.{form}")
+            line = ["predict", str(source), "--class-name", "metal nut", "--model", "mini", "--save", save, "--engine", "ray"]
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-m", "anovl", "-q", *line, "-o", str(root / f"out-{count}")], check=True)  # noqa: S603
+            spent.append(time.perf_counter() - began)
+    return (counts[1] - counts[0]) / (spent[1] - spent[0])
+
+
+def check(costs: Costs, images: int) -> None:
+    """Print what was predicted and what was measured on this machine."""
+    for picture, save in (("256 PNG", "none"), ("1024 JPEG", "none"), ("1024 JPEG", "overlay")):
+        load = Load(picture=picture, overlays=save == "overlay")
+        flow, actors = flow_of(costs, load, Site(cores=2, bucket=None))
+        predicted, measured = SHARD * flow.rate, measured_rate(picture, save, (2 * SHARD, 2 * SHARD + images))
+        print(
+            f"{picture}, --save {save}, {actors} actor: predicted {predicted:.1f} images/s, measured {measured:.1f}, "
+            f"predicted over measured {predicted / measured:.2f}; busy as predicted: "
+            + ", ".join(f"{name} {share:.0%}" for name, share in flow.busy.items() if share > 0.05),
+            flush=True,
+        )
+
+
+def main() -> None:
+    """The commands."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("command", choices=("costs", "plan", "check"))
+    options.add_argument("file", type=Path)
+    options.add_argument("--picture", default="1024 JPEG", help="of plan: side and format of `costs`")
+    options.add_argument("--gpu-ms", type=float, default=1000 * Site.gpu_seconds, help="of plan: an image on a GPU")
+    options.add_argument("--requests-at-once", type=int, default=Bucket.at_once, help="of plan: that a task has under way")
+    options.add_argument("--images", type=int, default=1024, help="of check")
+    given = options.parse_args()
+    if given.command == "costs":
+        from capacity_costs import measure
+
+        given.file.write_text(json.dumps(measure(), indent=2) + "\n")
+        return
+    costs = json.loads(given.file.read_text())
+    if given.command == "check":
+        check(costs, given.images)
+        return
+    site = Site(bucket=Bucket(at_once=given.requests_at_once))
+    plan(costs, given.picture, site, replace(site, gpus=1, gpu_seconds=given.gpu_ms / 1000, dollars=1.2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""What each stage of a run on a cluster costs on this machine: CPU seconds of one thread, for `capacity.py`.
+
+CPU seconds and not those of a clock, so that other programs on the machine disturb little. Medians of rounds.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from common import random_model
+from PIL import Image
+from streaming import usage
+
+from anovl.benchmarking import DRAWN_CLASS
+from anovl.cluster.run import Pool, connected, execute
+from anovl.cluster.stages import Decode, Row, Write, row
+from anovl.cluster.storage import Folder
+from anovl.config import DISPLAY_SIDE
+from anovl.data.sources import SourceItem
+from anovl.data.synthetic import MAX_SIZE, draw
+from anovl.detection import DetectionJob
+from anovl.detector import AnoVL
+from anovl.engine.local import Stacked
+from anovl.engine.pipeline import Decoded
+from anovl.render.overlay import overlay
+from anovl.render.writers import row_of
+
+SIDES, FORMATS = (256, 1024, 3000), ("JPEG", "PNG")
+ARCH = "ViT-B-16-plus-240"
+DISTINCT, BATCH, SHARD = 4, 8, 64
+SHARDS = {0: (50, 250), 40 * 10**6: (10, 50)}  # of so many bytes, how many in a short and in a long run on Ray
+
+
+def picture_file(index: int, side: int, form: str) -> bytes:
+    """A drawn picture, every second one scratched; those beyond what can be drawn are enlarged."""
+    drawn = draw(DRAWN_CLASS, index, defect="scratch" if index % 2 else None, size=min(side, MAX_SIZE))
+    file = io.BytesIO()
+    Image.fromarray(drawn.image).resize((side, side)).save(file, form, quality=92)
+    return file.getvalue()
+
+
+def seconds(call: Callable[[], object], rounds: int = 3, *, clock: Callable[[], float] = time.process_time) -> float:
+    """Of a call, median of the rounds after one that warms up."""
+    spent = []
+    for _ in range(rounds + 1):
+        began = clock()
+        call()
+        spent.append(clock() - began)
+    return statistics.median(spent[1:])
+
+
+def picture_costs(job: DetectionJob, side: int, form: str) -> dict[str, float]:
+    """Seconds an image of each stage, and bytes, for pictures of one size and format."""
+    files = [picture_file(index, side, form) for index in range(DISTINCT)]
+    pictures = [job.load(file)[0] for file in files]
+    inputs = torch.stack([job.preprocess(picture) for picture in pictures])
+    scores = job.score(inputs)
+    item = SourceItem(None, "folder/picture", "picture")
+    grids = [scores.image(index) for index in range(DISTINCT)]
+    found = [job.finish(item, (side, side), grid, {}) for grid in grids]
+    shown = [picture.copy() for picture in pictures]
+    for picture in shown:
+        picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
+    overlays = [overlay(*pair) for pair in zip(shown, found, strict=True)]
+    saved = [io.BytesIO() for _ in overlays]
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder, f"{index}.{form}") for index in range(DISTINCT)]
+        for path, file in zip(paths, files, strict=True):
+            path.write_bytes(file)
+        calls: dict[str, Callable[[], object]] = {
+            "read": lambda: [path.read_bytes() for path in paths],
+            "decode": lambda: [job.load(file) for file in files],
+            "resize": lambda: [job.preprocess(picture) for picture in pictures],
+            "map": lambda: [job.finish(item, (side, side), grid, {}) for grid in grids],
+            "row": lambda: [json.dumps(row_of(item.key, one)) for one in found],
+            "shrink": lambda: [picture.copy().thumbnail((DISPLAY_SIDE, DISPLAY_SIDE)) for picture in pictures],
+            "draw": lambda: [overlay(*pair) for pair in zip(shown, found, strict=True)],
+            "png": lambda: [one.save(into, "PNG", compress_level=1) for one, into in zip(overlays, saved, strict=True)],
+        }
+        costs = {name: seconds(call) / DISTINCT for name, call in calls.items()}
+    mean_bytes = {"file": [len(file) for file in files], "shown": [3 * one.width * one.height for one in shown]}
+    return costs | {f"{name} bytes": float(np.mean(sizes)) for name, sizes in mean_bytes.items()}
+
+
+def encode_seconds(job: DetectionJob) -> float:
+    """An image of a batch through the model and against the prompts."""
+    side = job.detector.backbone.image_size
+    pixels = torch.rand(BATCH, 3, *side)
+    return seconds(lambda: job.score(pixels)) / BATCH
+
+
+def shard_costs(job: DetectionJob) -> dict[str, float]:
+    """Seconds that a shard's rows take to write as Parquet with their mark, on a clock, for the disk is waited for."""
+    item = SourceItem(None, "folder/picture", "picture")
+    scores = job.score(torch.rand(1, 3, *job.detector.backbone.image_size)).image(0)
+    scored = [(Decoded(item, None, (1, 1), None, {}), scores)] * SHARD
+    with TemporaryDirectory() as folder:
+        write = Write(Stacked(job), Folder(folder), (), "npy")
+        shard = row(0, scored)
+        disk = seconds(lambda: write(shard), clock=time.perf_counter)
+        return {"cpu": seconds(lambda: write(shard)), "disk": disk}
+
+
+class _Nothing:
+    """Work that takes no time: what is left of a run is Ray's own.
+
+    Args:
+        size: bytes of a shard.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def load(self, _image: Any) -> tuple[Image.Image, tuple[int, int]]:
+        return Image.new("RGB", (1, 1)), (1, 1)
+
+    def preprocess(self, _picture: Image.Image) -> Any:
+        return np.zeros(self._size, np.uint8)
+
+    def score(self, batch: Sequence[Any]) -> list[float]:
+        return [0.0] * len(batch)
+
+    def finish(self, *_: Any) -> None:
+        """Never called: `_written` is what writes."""
+
+
+def _written(shard: Row) -> Row:
+    return {"shard": shard["shard"]}
+
+
+def ray_costs() -> dict[str, float]:
+    """CPU seconds of Ray for a shard that holds and does nothing, in the driver and elsewhere, and for a byte that travels."""
+    item = SourceItem(Path("nothing"), "nothing", "nothing")
+    slopes = {}
+    process = psutil.Process()
+    with connected(None):
+        for size, counts in SHARDS.items():
+            work = _Nothing(size)
+            spent = []
+            for count in counts:
+                before, before_all = sum(process.cpu_times()[:2]), usage(process)[0]
+                rows = [row(number, [item]) for number in range(count)]
+                for _ in execute(rows, decode=Decode([work]), bind=lambda _, work=work: work, pool=Pool(), write=_written):  # type: ignore[misc]
+                    pass
+                time.sleep(2)  # until ended workers are counted to their parent
+                spent.append((sum(process.cpu_times()[:2]) - before, usage(process)[0] - before_all))
+            slopes[size] = [(long - short) / (counts[1] - counts[0]) for short, long in zip(*spent, strict=True)]
+    (empty_driver, empty), (_, full) = slopes.values()
+    return {"driver": empty_driver, "workers": empty - empty_driver, "byte": (full - empty) / max(SHARDS)}
+
+
+def measure() -> dict[str, Any]:
+    """All costs."""
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as cache:
+        small = AnoVL.from_pretrained("mini", device="cpu", cache_dir=cache).job(DRAWN_CLASS)
+        large = AnoVL(random_model(ARCH)[1], cache_dir=cache).job(DRAWN_CLASS)
+        pictures = {f"{side} {form}": picture_costs(small, side, form) for side in SIDES for form in FORMATS}
+        models = {"mini": encode_seconds(small), ARCH: encode_seconds(large)}
+        shard = shard_costs(small)
+    pixels = 3 * 4 * float(np.prod(small.detector.backbone.image_size))
+    return {
+        "machine": f"{psutil.cpu_count()} cores, {platform.machine()}",
+        "pictures": pictures,
+        "models": models,
+        "input bytes": pixels,
+        "shard": shard,
+        "ray": ray_costs(),
+    }
