@@ -102,7 +102,8 @@ def steps_of(costs: Costs, load: Load, site: Site) -> list[Step]:
     decode = stages("read", "decode", "resize") + load.overlays * stages("shrink") + ray_task + hop * sent
     score = encode + ray_task + hop * (sent + shown)
     write = stages("map", "row") + drawing + costs["shard"]["cpu"] + ray_task + hop * shown
-    reading, writing = (), (Use("", max(0.0, costs["shard"]["disk"] - costs["shard"]["cpu"])),)
+    reading: tuple[Use, ...] = ()
+    writing: tuple[Use, ...] = (Use("", max(0.0, costs["shard"]["disk"] - costs["shard"]["cpu"])),)
     if bucket:
         size, puts = SHARD * picture["file bytes"], 2 + SHARD * load.overlays
         reading = (

@@ -50,6 +50,20 @@ def picture_file(index: int, side: int, form: str) -> bytes:
     return file.getvalue()
 
 
+def shrunk(picture: Image.Image) -> Image.Image:
+    """A copy as overlays are drawn on."""
+    copy = picture.copy()
+    copy.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
+    return copy
+
+
+def as_png(picture: Image.Image) -> bytes:
+    """A file as the writing task makes it."""
+    file = io.BytesIO()
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
 def seconds(call: Callable[[], object], rounds: int = 3, *, clock: Callable[[], float] = time.process_time) -> float:
     """Of a call, median of the rounds after one that warms up."""
     spent = []
@@ -69,11 +83,8 @@ def picture_costs(job: DetectionJob, side: int, form: str) -> dict[str, float]:
     item = SourceItem(None, "folder/picture", "picture")
     grids = [scores.image(index) for index in range(DISTINCT)]
     found = [job.finish(item, (side, side), grid, {}) for grid in grids]
-    shown = [picture.copy() for picture in pictures]
-    for picture in shown:
-        picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
+    shown = [shrunk(picture) for picture in pictures]
     overlays = [overlay(*pair) for pair in zip(shown, found, strict=True)]
-    saved = [io.BytesIO() for _ in overlays]
     with TemporaryDirectory() as folder:
         paths = [Path(folder, f"{index}.{form}") for index in range(DISTINCT)]
         for path, file in zip(paths, files, strict=True):
@@ -84,9 +95,9 @@ def picture_costs(job: DetectionJob, side: int, form: str) -> dict[str, float]:
             "resize": lambda: [job.preprocess(picture) for picture in pictures],
             "map": lambda: [job.finish(item, (side, side), grid, {}) for grid in grids],
             "row": lambda: [json.dumps(row_of(item.key, one)) for one in found],
-            "shrink": lambda: [picture.copy().thumbnail((DISPLAY_SIDE, DISPLAY_SIDE)) for picture in pictures],
+            "shrink": lambda: [shrunk(picture) for picture in pictures],
             "draw": lambda: [overlay(*pair) for pair in zip(shown, found, strict=True)],
-            "png": lambda: [one.save(into, "PNG", compress_level=1) for one, into in zip(overlays, saved, strict=True)],
+            "png": lambda: [as_png(one) for one in overlays],
         }
         costs = {name: seconds(call) / DISTINCT for name, call in calls.items()}
     mean_bytes = {"file": [len(file) for file in files], "shown": [3 * one.width * one.height for one in shown]}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import simpy
+from simpy.resources.resource import Request
 
 WARM_UP = 0.2  # of the shards, before and after those that are counted
 
@@ -73,8 +74,8 @@ class _Cluster:
         self.spans: list[tuple[float, float]] = []  # of each shard that is done, in the order of their ends
         self.snapshots: list[dict[str, float]] = []  # `used` at those ends
 
-    def shard(self, steps: Sequence[Step]) -> Generator[Any, Any, None]:
-        """One shard's way."""
+    def shard(self, steps: Sequence[Step], ticket: Request) -> Generator[Any, Any, None]:
+        """One shard's way; at its end it gives back the ticket."""
         began = self.clock.now
         for step in steps:
             with self.pools[step.slot].request() as slot:
@@ -85,6 +86,7 @@ class _Cluster:
                 self.used[step.slot] += self.clock.now - entered
         self.spans.append((began, self.clock.now))
         self.snapshots.append(dict(self.used))
+        ticket.resource.release(ticket)
 
     def _use(self, use: Use) -> Generator[Any, Any, None]:
         if not use.of:
@@ -101,8 +103,7 @@ class _Cluster:
         for _ in range(shards):
             ticket = tickets.request()
             yield ticket
-            done = self.clock.process(self.shard(steps))
-            done.callbacks.append(lambda _, ticket=ticket: tickets.release(ticket))
+            self.clock.process(self.shard(steps, ticket))
 
 
 def simulate(steps: Sequence[Step], capacities: Mapping[str, int], *, shards: int, window: int) -> Flow:

@@ -3,9 +3,9 @@
     python benchmarks/streaming.py [--count 100000] [--engine local]
 
 200 drawn pictures of 64 to 96 px, linked under as many names as --count says, 1,000 a folder; `mini` at 96 px, rows only. About
-once a second: rows that are there, CPU time, the resident memory of the command's process and that of all its processes (shared
-pages, such as Ray's object store, counted once). The first tenth is timed from the first rows on, without the start. CPU time tells
-of a slow-down also where other programs take the cores.
+once a second: rows that are there, CPU time, and resident memory: of the command's process, what all its processes have to
+themselves, and the most that one of them shares, which with Ray is the object store. The first tenth is timed from the first rows
+on, without the start. CPU time tells of a slow-down also where other programs take the cores.
 """
 
 from __future__ import annotations
@@ -34,13 +34,23 @@ MB = 2**20
 
 @dataclass(frozen=True)
 class Sample:
-    """At one moment: seconds, rows so far, CPU seconds so far, bytes of the command's process and of all processes."""
+    """At one moment.
+
+    Attributes:
+        at: seconds since the start.
+        rows: so far.
+        cpu: seconds of CPU so far.
+        command: bytes of the command's process.
+        private: bytes of all processes that they do not share.
+        shared: bytes of the process that shares most.
+    """
 
     at: float
     rows: int
     cpu: float
     command: int
-    everything: int
+    private: int
+    shared: int
 
 
 def draw_links(folder: Path, count: int) -> None:
@@ -64,7 +74,7 @@ def rows_so_far(out: Path, engine: str) -> Iterator[int]:
     while True:
         with suppress(FileNotFoundError):
             if engine == "ray":
-                rows = SHARD * sum(name.endswith(".json") and not name.startswith(".") for name in os.listdir(out / "done"))
+                rows = SHARD * sum(path.name.startswith("part-") for path in (out / "done").iterdir())
             else:
                 with (out / ".anovl-predictions.jsonl").open("rb") as stream:
                     stream.seek(read)
@@ -73,16 +83,17 @@ def rows_so_far(out: Path, engine: str) -> Iterator[int]:
         yield rows
 
 
-def usage(process: psutil.Process) -> tuple[float, int, int]:
-    """CPU seconds of a process and all below it, its bytes, and theirs together."""
-    cpu = command = everything = 0
+def usage(process: psutil.Process) -> tuple[float, int, int, int]:
+    """Of a process and all below it: what a `Sample` says, from `cpu` on."""
+    cpu = command = private = shared = 0
     for one in [process, *process.children(recursive=True)]:
         with suppress(psutil.Error):  # it has just ended
-            times, memory = one.cpu_times(), one.memory_full_info()
+            times, memory = one.cpu_times(), one.memory_info()
             cpu += times.user + times.system + times.children_user + times.children_system
-            everything += memory.pss
             command += memory.rss if one == process else 0
-    return cpu, command, everything
+            private += memory.rss - memory.shared
+            shared = max(shared, memory.shared)
+    return cpu, command, private, shared
 
 
 def watch(line: list[str], out: Path, engine: str) -> list[Sample]:
@@ -96,7 +107,7 @@ def watch(line: list[str], out: Path, engine: str) -> list[Sample]:
         time.sleep(1)
     if process.returncode:
         sys.exit(f"streaming: exit code {process.returncode}")
-    return [one for one in samples if one.everything]
+    return [one for one in samples if one.command]
 
 
 def at(samples: list[Sample], rows: float) -> tuple[float, float]:
@@ -117,17 +128,17 @@ def report(samples: list[Sample], count: int) -> None:
     """Print the figures."""
     first = next(one.rows for one in samples if one.rows)
     last = min(count, samples[-1].rows)
-    early, late = rate(samples, first, count / 10), rate(samples, 0.9 * count, last)
+    tenths = rate(samples, first, count / 10), rate(samples, 0.9 * count, last)
     print(f"{count:,} pictures in {samples[-1].at:.0f} s, of these {at(samples, first)[0]:.1f} s to the first rows")
-    for name, (images, cpu) in (("first tenth", early), ("last tenth", late)):
+    for name, (images, cpu) in zip(("first tenth", "last tenth"), tenths, strict=True):
         print(f"{name}: {images:.1f} images/s, {cpu:.2f} ms of CPU an image")
-    print(f"last over first: images/s {late[0] / early[0]:.3f}, CPU an image {late[1] / early[1]:.3f}")
+    print(f"last over first: images/s {tenths[1][0] / tenths[0][0]:.3f}, CPU an image {tenths[1][1] / tenths[0][1]:.3f}")
     tenth = next(one for one in samples if one.rows >= count / 10)
-    end = next(one for one in reversed(samples) if one.rows < last or one is samples[0])
-    for name, part in (("the command", "command"), ("all processes", "everything")):
-        sizes = [getattr(one, part) / MB for one in (tenth, end)]
-        peak = max(getattr(one, part) / MB for one in samples)
-        print(f"memory of {name}: {sizes[0]:.0f} MB at 10 %, {sizes[1]:.0f} MB at the end, peak {peak:.0f} MB")
+    end = next(one for one in reversed(samples) if one.rows < last)
+    for name, part in (("the command", "command"), ("all processes, private", "private"), ("one process, shared", "shared")):
+        most = max(samples, key=lambda one, part=part: getattr(one, part))  # type: ignore[misc]
+        early, late, top = (getattr(one, part) / MB for one in (tenth, end, most))
+        print(f"memory of {name}: {early:.0f} MB at 10 %, {late:.0f} MB at the end, peak {top:.0f} MB at {most.rows:,} rows")
 
 
 def main() -> None:
