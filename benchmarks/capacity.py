@@ -136,9 +136,8 @@ def flow_of(costs: Costs, load: Load, site: Site) -> tuple[Flow, int]:
     """A run at a site, and its actors a node."""
     steps = steps_of(costs, load, site)
     actors = actors_of(steps, site)
-    capacities = {"driver": 1, "gets": 1, "puts": 1, "network": site.nodes, "core": site.nodes * site.cores}
-    capacities |= {"task": site.nodes * (site.cores - actors), "actor": site.nodes * actors}
-    capacities |= {"gpu": site.nodes * site.gpus} if site.gpus else {}
+    capacities = {"driver": 1, "gets": 1, "puts": 1, "network": site.nodes, "gpu": max(1, site.nodes * site.gpus)}
+    capacities |= {"core": site.nodes * site.cores, "task": site.nodes * (site.cores - actors), "actor": site.nodes * actors}
     window = 2 * site.nodes * site.cores
     return simulate(steps, capacities, shards=max(400, 8 * window), window=window), actors
 
@@ -164,7 +163,6 @@ def plan(costs: Costs, picture: str, site: Site, gpu_node: Site) -> None:
                 here = replace(where, nodes=nodes)
                 flow, actors = flow_of(costs, load, here)
                 images = SHARD * flow.rate
-                busy = sorted(flow.busy.items(), key=lambda pair: -pair[1])[:4]
                 cells = [
                     f"{model}, {'GPU' if here.gpus else 'CPU'}",
                     "overlays" if overlays else "rows",
@@ -173,7 +171,7 @@ def plan(costs: Costs, picture: str, site: Site, gpu_node: Site) -> None:
                     f"{images * DAY / 1e6:,.1f}",
                     f"{dollars_per_million(flow, load, here):.2f}",
                     str(actors),
-                    ", ".join(f"{name} {share:.0%}" for name, share in busy),
+                    ", ".join(f"{name} {min(1, flow.busy[name]):.0%}" for name in flow.busiest[:4]),
                 ]
                 print(f"| {' | '.join(cells)} |", flush=True)
 

@@ -59,9 +59,9 @@ class Flow:
     busy: dict[str, float]
 
     @property
-    def bottleneck(self) -> str:
-        """The busiest resource."""
-        return max(self.busy, key=self.busy.__getitem__)
+    def busiest(self) -> list[str]:
+        """Resources, the busiest first; of those that are equal to a percent the one that was named first."""
+        return sorted(self.busy, key=lambda name: -round(self.busy[name], 2))
 
 
 class _Cluster:
@@ -111,7 +111,8 @@ def simulate(steps: Sequence[Step], capacities: Mapping[str, int], *, shards: in
 
     Args:
         steps: of every shard, in order.
-        capacities: of each resource that a step names, how many may use it at once.
+        capacities: of each resource that a step names, how many may use it at once; slots last, so that what a full slot waits
+            for is told as the busiest.
         shards: how many; the first and the last fifth are not counted.
         window: shards that are begun and not done, at most, as Ray's back-pressure holds them.
 

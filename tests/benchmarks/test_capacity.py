@@ -27,7 +27,7 @@ def test_the_slowest_of_a_chain_sets_the_pace():
     steps = [step("cpu", ("", 1.0)), step("actor", ("", 2.0)), step("cpu", ("", 1.0))]
     flow = simulate(steps, {"cpu": 4, "actor": 3}, shards=600, window=20)
     assert flow.rate == pytest.approx(3 / 2, rel=0.02)
-    assert flow.bottleneck == "actor"
+    assert flow.busiest[0] == "actor"
     assert flow.busy["cpu"] == pytest.approx(flow.rate * 2 / 4, rel=0.02)
 
 
@@ -35,7 +35,7 @@ def test_more_nodes_are_faster_until_what_they_share_binds():
     steps = [step("driver", ("", 0.1)), step("actor", ("", 2.0))]
     flows = [simulate(steps, {"driver": 1, "actor": nodes}, shards=800, window=4 * nodes) for nodes in (4, 8, 16, 32, 64)]
     assert [flow.rate for flow in flows] == pytest.approx([2, 4, 8, 10, 10], rel=0.03)
-    assert [flow.bottleneck for flow in flows] == ["actor"] * 3 + ["driver"] * 2
+    assert [flow.busiest[0] for flow in flows] == ["actor"] * 3 + ["driver"] * 2
 
 
 def test_littles_law():
@@ -44,6 +44,12 @@ def test_littles_law():
         flow = simulate(steps, {"cpu": 6, "bucket": 1, "actor": 3}, shards=600, window=window)
         assert flow.in_flight == pytest.approx(flow.rate * flow.seconds, rel=0.02)
         assert flow.in_flight <= window + 1e-9
+
+
+def test_a_full_slot_waits_for_what_is_full():
+    flow = simulate([step("cpu", ("gets", 1.0))], {"gets": 1, "cpu": 4}, shards=200, window=8)
+    assert flow.busiest == ["gets", "cpu"]
+    assert flow.busy["cpu"] == pytest.approx(1, rel=0.02)
 
 
 def test_a_run_is_the_same_each_time():
