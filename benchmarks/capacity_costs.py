@@ -39,7 +39,7 @@ from anovl.render.writers import row_of
 SIDES, FORMATS = (256, 1024, 3000), ("JPEG", "PNG")
 ARCH = "ViT-B-16-plus-240"
 DISTINCT, BATCH, SHARD = 4, 8, 64
-SHARDS = {0: (50, 250), 40 * 10**6: (10, 50)}  # of so many bytes, how many in a short and in a long run on Ray
+SHARDS = {0: (100, 400), 40 * 10**6: (20, 80)}  # of so many bytes: between which two results Ray's cost is taken
 
 
 def picture_file(index: int, side: int, form: str) -> bytes:
@@ -153,22 +153,19 @@ def _written(shard: Row) -> Row:
 def ray_costs() -> dict[str, float]:
     """CPU seconds of Ray for a shard that holds and does nothing, in the driver and elsewhere, and for a byte that travels."""
     item = SourceItem(Path("nothing"), "nothing", "nothing")
-    slopes = {}
     process = psutil.Process()
+    slopes = []
     with connected(None):
-        for size, counts in SHARDS.items():
-            work = _Nothing(size)
-            spent = []
-            for count in counts:
-                before, before_all = sum(process.cpu_times()[:2]), usage(process)[0]
-                rows = [row(number, [item]) for number in range(count)]
-                for _ in execute(rows, decode=Decode([work]), bind=lambda _, work=work: work, pool=Pool(), write=_written):  # type: ignore[misc]
-                    pass
-                time.sleep(2)  # until ended workers are counted to their parent
-                spent.append((sum(process.cpu_times()[:2]) - before, usage(process)[0] - before_all))
-            slopes[size] = [(long - short) / (counts[1] - counts[0]) for short, long in zip(*spent, strict=True)]
-    (empty_driver, empty), (_, full) = slopes.values()
-    return {"driver": empty_driver, "workers": empty - empty_driver, "byte": (full - empty) / max(SHARDS)}
+        for size, (first, last) in SHARDS.items():
+            work, marks, spent = _Nothing(size), [], dict[int, float]()
+            rows = [row(number, [item]) for number in range(first + last)]
+            done = execute(rows, decode=Decode([work]), bind=lambda _, work=work: work, pool=Pool(), write=_written)  # type: ignore[misc]
+            for number, _ in enumerate(done, 1):
+                if number in (first, last):  # all workers are there
+                    marks.append((usage(process, spent)[0], spent[process.pid]))
+            slopes.append([(end - start) / (last - first) for start, end in zip(*marks, strict=True)])
+    (empty, driver), (full, _) = slopes
+    return {"driver": driver, "workers": empty - driver, "byte": (full - empty) / max(SHARDS)}
 
 
 def measure() -> dict[str, Any]:

@@ -83,27 +83,31 @@ def rows_so_far(out: Path, engine: str) -> Iterator[int]:
         yield rows
 
 
-def usage(process: psutil.Process) -> tuple[float, int, int, int]:
-    """Of a process and all below it: what a `Sample` says, from `cpu` on."""
-    cpu = command = private = shared = 0
+def usage(process: psutil.Process, spent: dict[int, float]) -> tuple[float, int, int, int]:
+    """Of a process and all below it: what a `Sample` says, from `cpu` on.
+
+    Args:
+        spent: CPU seconds by process, also of those that have ended; is brought up to date.
+    """
+    command = private = shared = 0
     for one in [process, *process.children(recursive=True)]:
         with suppress(psutil.Error):  # it has just ended
             times, memory = one.cpu_times(), one.memory_info()
-            cpu += times.user + times.system + times.children_user + times.children_system
+            spent[one.pid] = times.user + times.system
             command += memory.rss if one == process else 0
             private += memory.rss - memory.shared
             shared = max(shared, memory.shared)
-    return cpu, command, private, shared
+    return sum(spent.values()), command, private, shared
 
 
 def watch(line: list[str], out: Path, engine: str) -> list[Sample]:
     """Run a command, and look at it until it ends."""
     samples: list[Sample] = []
-    rows = rows_so_far(out, engine)
+    rows, spent = rows_so_far(out, engine), dict[int, float]()
     process = psutil.Popen(line, stderr=subprocess.DEVNULL)
     began = time.perf_counter()
     while process.poll() is None:
-        samples.append(Sample(time.perf_counter() - began, next(rows), *usage(process)))
+        samples.append(Sample(time.perf_counter() - began, next(rows), *usage(process, spent)))
         time.sleep(1)
     if process.returncode:
         sys.exit(f"streaming: exit code {process.returncode}")
