@@ -111,7 +111,11 @@ def steps_of(costs: Costs, load: Load, site: Site) -> list[Step]:
             Use("network", size / site.network),
             Use("", SHARD * bucket.reads * bucket.get_seconds / bucket.at_once),
         )
-        writing = (Use("puts", puts / bucket.puts), Use("", puts * bucket.put_seconds / bucket.at_once))
+        writing = (
+            Use("puts", puts / bucket.puts),
+            Use("network", load.overlays * SHARD * picture["png bytes"] / site.network),
+            Use("", puts * bucket.put_seconds / bucket.at_once),
+        )
     driver = Step("driver", (Use("" if bucket else "core", ray["driver"] / 3),))
     gpu = (Use("gpu", SHARD * site.gpu_seconds),) if site.gpus else ()
     return [
@@ -137,7 +141,8 @@ def flow_of(costs: Costs, load: Load, site: Site) -> tuple[Flow, int]:
     steps = steps_of(costs, load, site)
     actors = actors_of(steps, site)
     capacities = {"driver": 1, "gets": 1, "puts": 1, "network": site.nodes, "gpu": max(1, site.nodes * site.gpus)}
-    capacities |= {"core": site.nodes * site.cores, "task": site.nodes * (site.cores - actors), "actor": site.nodes * actors}
+    tasks = max(2, site.nodes * (site.cores - actors))  # two share a CPU that is the last
+    capacities |= {"core": site.nodes * site.cores, "task": tasks, "actor": site.nodes * actors}
     window = 2 * site.nodes * site.cores
     return simulate(steps, capacities, shards=max(400, 8 * window), window=window), actors
 
@@ -145,9 +150,11 @@ def flow_of(costs: Costs, load: Load, site: Site) -> tuple[Flow, int]:
 def dollars_per_million(flow: Flow, load: Load, site: Site) -> float:
     """Of images: machines and requests."""
     hours = 1e6 / (SHARD * flow.rate) / 3600
-    machines = hours * (site.nodes * site.dollars + site.head_dollars)
-    bucket = site.bucket or Bucket()
-    return machines + 1e6 * (bucket.reads * bucket.get_dollars + (load.overlays + 2 / SHARD) * bucket.put_dollars)
+    dollars = hours * (site.nodes * site.dollars + site.head_dollars)
+    if site.bucket:
+        puts = load.overlays + 2 / SHARD
+        dollars += 1e6 * (site.bucket.reads * site.bucket.get_dollars + puts * site.bucket.put_dollars)
+    return dollars
 
 
 def plan(costs: Costs, picture: str, site: Site, gpu_node: Site) -> None:

@@ -100,8 +100,12 @@ def picture_costs(job: DetectionJob, side: int, form: str) -> dict[str, float]:
             "png": lambda: [as_png(one) for one in overlays],
         }
         costs = {name: seconds(call) / DISTINCT for name, call in calls.items()}
-    mean_bytes = {"file": [len(file) for file in files], "shown": [3 * one.width * one.height for one in shown]}
-    return costs | {f"{name} bytes": float(np.mean(sizes)) for name, sizes in mean_bytes.items()}
+    sizes = {
+        "file bytes": [len(file) for file in files],
+        "shown bytes": [3 * one.width * one.height for one in shown],
+        "png bytes": [len(as_png(one)) for one in overlays],
+    }
+    return costs | {name: float(np.mean(each)) for name, each in sizes.items()}
 
 
 def encode_seconds(job: DetectionJob) -> float:
