@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -22,11 +21,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
 from capacity_model import Flow, Step, Use, simulate
 
 NODES = (1, 10, 100)
 SHARD = 64  # images, the default of --shard-size
 DAY = 86_400
+CORES = psutil.cpu_count() or 1  # of this machine
 Costs = dict[str, Any]  # what `capacity_costs.measure` gives
 
 
@@ -183,38 +184,53 @@ def plan(costs: Costs, picture: str, site: Site, gpu_node: Site) -> None:
                 print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def measured_rate(picture: str, save: str, counts: tuple[int, int]) -> float:
-    """Images a second of the real command on this machine, a short run taken off a long one."""
+@dataclass(frozen=True)
+class Measured:
+    """A run of the real command: images a second, CPU seconds an image, share of the cores that other programs took."""
+
+    rate: float
+    cpu: float
+    others: float
+
+
+def measured(picture: str, save: str, counts: tuple[int, int]) -> Measured:
+    """The command on this machine, a short run taken off a long one."""
     from capacity_costs import DISTINCT, picture_file
+    from streaming import watch
 
     side, form = picture.split()
-    spent = []
+    spent, used, busy = [], [], []
     with TemporaryDirectory() as name:
         root = Path(name)
         for index in range(DISTINCT):
             (root / f"{index}.{form}").write_bytes(picture_file(index, int(side), form))
         for count in counts:
-            source = root / f"source-{count}"
+            source, out = root / f"source-{count}", root / f"out-{count}"
             source.mkdir()
             for number in range(count):
                 os.link(root / f"{number % DISTINCT}.{form}", source / f"{number:06d}.{form}")
             line = ["predict", str(source), "--class-name", "metal nut", "--model", "mini", "--save", save, "--engine", "ray"]
-            began = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "anovl", "-q", *line, "-o", str(root / f"out-{count}")], check=True)  # noqa: S603
+            idle, began = psutil.cpu_times().idle, time.perf_counter()
+            samples = watch([sys.executable, "-m", "anovl", "-q", *line, "-o", str(out)], out, "ray")
             spent.append(time.perf_counter() - began)
-    return (counts[1] - counts[0]) / (spent[1] - spent[0])
+            used.append(samples[-1].cpu)
+            busy.append(spent[-1] * CORES - (psutil.cpu_times().idle - idle))
+    images, seconds, cpu = (long - short for short, long in (counts, spent, used))
+    return Measured(images / seconds, cpu / images, (busy[1] - busy[0] - cpu) / (CORES * seconds))
 
 
 def check(costs: Costs, images: int) -> None:
     """Print what was predicted and what was measured on this machine."""
     for picture, save in (("256 PNG", "none"), ("1024 JPEG", "none"), ("1024 JPEG", "overlay")):
-        load = Load(picture=picture, overlays=save == "overlay")
-        flow, actors = flow_of(costs, load, Site(cores=2, bucket=None))
-        predicted, measured = SHARD * flow.rate, measured_rate(picture, save, (2 * SHARD, 2 * SHARD + images))
+        load, site = Load(picture=picture, overlays=save == "overlay"), Site(cores=CORES, bucket=None)
+        flow, actors = flow_of(costs, load, site)
+        cpu = sum(use.seconds for step in steps_of(costs, load, site) for use in step.uses if use.of == "core") / SHARD
+        rate, real = SHARD * flow.rate, measured(picture, save, (2 * SHARD, 2 * SHARD + images))
         print(
-            f"{picture}, --save {save}, {actors} actor: predicted {predicted:.1f} images/s, measured {measured:.1f}, "
-            f"predicted over measured {predicted / measured:.2f}; busy as predicted: "
-            + ", ".join(f"{name} {share:.0%}" for name, share in flow.busy.items() if share > 0.05),
+            f"{picture}, --save {save}, {actors} actor, other programs took {real.others:.0%} of the cores\n"
+            f"  images/s: predicted {rate:.1f}, measured {real.rate:.1f}, ratio {rate / real.rate:.2f}\n"
+            f"  ms of CPU an image: predicted {1000 * cpu:.1f}, measured {1000 * real.cpu:.1f}, ratio {cpu / real.cpu:.2f}\n"
+            f"  busy as predicted: {', '.join(f'{name} {flow.busy[name]:.0%}' for name in flow.busiest[:3])}",
             flush=True,
         )
 

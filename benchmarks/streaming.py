@@ -3,7 +3,7 @@
     python benchmarks/streaming.py [--count 100000] [--engine local]
 
 200 drawn pictures of 64 to 96 px, linked under as many names as --count says, 1,000 a folder; `mini` at 96 px, rows only. About
-once a second: rows that are there, CPU time, and resident memory: of the command's process, what all its processes have to
+twice a second: rows that are there, CPU time, and resident memory: of the command's process, what all its processes have to
 themselves, and the most that one of them shares, which with Ray is the object store. The first tenth is timed from the first rows
 on, without the start. CPU time tells of a slow-down also where other programs take the cores.
 """
@@ -108,7 +108,7 @@ def watch(line: list[str], out: Path, engine: str) -> list[Sample]:
     began = time.perf_counter()
     while process.poll() is None:
         samples.append(Sample(time.perf_counter() - began, next(rows), *usage(process, spent)))
-        time.sleep(1)
+        time.sleep(0.5)
     if process.returncode:
         sys.exit(f"streaming: exit code {process.returncode}")
     return [one for one in samples if one.command]
