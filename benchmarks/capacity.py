@@ -1,12 +1,12 @@
 """A capacity plan for `anovl predict --engine ray`: measured costs of the stages, and from them clusters by simulation.
 
     python benchmarks/capacity.py costs costs.json
-    python benchmarks/capacity.py plan costs.json [--picture "1024 JPEG"] [--gpu-ms 7.6] [--requests-at-once 1]
+    python benchmarks/capacity.py plan costs.json [--picture "1024 JPEG"] [--assume gpu_seconds=0.001 at_once=16]
     python benchmarks/capacity.py check costs.json [--images 1024]
 
 `costs` measures (`capacity_costs.py`), on an idle machine in about three minutes. `plan` simulates 1, 10 and 100 nodes
-(`capacity_model.py`); what it assumes beside the costs is in `Site` and `Bucket` and printed by docs/capacity.md. `check` runs
-the real command on this machine, without its start, and prints what the simulator says of the same run.
+(`capacity_model.py`); what it assumes beside the costs is in `Site` and `Bucket`, and --assume takes other values of theirs.
+`check` runs the real command on this machine, without its start, and prints what the simulator says of the same run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -64,7 +64,7 @@ class Site:
         cores, gpus: of a node.
         gpu_seconds: that an image takes on a GPU.
         network: bytes a second of a node.
-        dollars, head_dollars: an hour of a node, and of the small one.
+        dollars, gpu_dollars, head_dollars: an hour of a node, of each of its GPUs besides, and of the small one.
         bucket: where pictures and results are; None for this machine's disk, whose cores also run the command.
     """
 
@@ -74,6 +74,7 @@ class Site:
     gpu_seconds: float = 0.0076
     network: float = 1.25e9
     dollars: float = 0.7
+    gpu_dollars: float = 0.5
     head_dollars: float = 0.1
     bucket: Bucket | None = Bucket()
 
@@ -151,20 +152,32 @@ def flow_of(costs: Costs, load: Load, site: Site) -> tuple[Flow, int]:
 def dollars_per_million(flow: Flow, load: Load, site: Site) -> float:
     """Of images: machines and requests."""
     hours = 1e6 / (SHARD * flow.rate) / 3600
-    dollars = hours * (site.nodes * site.dollars + site.head_dollars)
+    dollars = hours * (site.nodes * (site.dollars + site.gpus * site.gpu_dollars) + site.head_dollars)
     if site.bucket:
         puts = load.overlays + 2 / SHARD
         dollars += 1e6 * (site.bucket.reads * site.bucket.get_dollars + puts * site.bucket.put_dollars)
     return dollars
 
 
-def plan(costs: Costs, picture: str, site: Site, gpu_node: Site) -> None:
+def assumed(pairs: list[str]) -> Site:
+    """A site with other values of its fields and its bucket's than assumed here, "cores=32" say."""
+    values = dict(pair.split("=", 1) for pair in pairs)
+    site, bucket = (
+        {field.name: type(field.default)(float(values.pop(field.name))) for field in fields(kind) if field.name in values}
+        for kind in (Site, Bucket)
+    )
+    if values:
+        sys.exit(f"capacity: --assume knows no {', '.join(values)}")
+    return Site(bucket=Bucket(**bucket), **site)
+
+
+def plan(costs: Costs, picture: str, site: Site) -> None:
     """Print a table of loads and nodes."""
     large = next(name for name in costs["models"] if name != "mini")
-    print(f"{picture}, {site.bucket}")
+    print(f"{picture}, {site}")
     print("| model | saved | nodes | images/s | million a day | $ a million | actors a node | busiest, and what follows |")
     print("|---|---|---|---|---|---|---|---|")
-    for model, where in (("mini", site), (large, site), (large, gpu_node)):
+    for model, where in (("mini", site), (large, site), (large, replace(site, gpus=1))):
         for overlays in (False, True):
             load = Load(model=model, picture=picture, overlays=overlays)
             for nodes in NODES:
@@ -241,8 +254,7 @@ def main() -> None:
     options.add_argument("command", choices=("costs", "plan", "check"))
     options.add_argument("file", type=Path)
     options.add_argument("--picture", default="1024 JPEG", help="of plan: side and format of `costs`")
-    options.add_argument("--gpu-ms", type=float, default=1000 * Site.gpu_seconds, help="of plan: an image on a GPU")
-    options.add_argument("--requests-at-once", type=int, default=Bucket.at_once, help="of plan: that a task has under way")
+    options.add_argument("--assume", nargs="+", default=[], metavar="NAME=VALUE", help="of plan: as in `Site` and `Bucket`")
     options.add_argument("--images", type=int, default=1024, help="of check")
     given = options.parse_args()
     if given.command == "costs":
@@ -254,8 +266,7 @@ def main() -> None:
     if given.command == "check":
         check(costs, given.images)
         return
-    site = Site(bucket=Bucket(at_once=given.requests_at_once))
-    plan(costs, given.picture, site, replace(site, gpus=1, gpu_seconds=given.gpu_ms / 1000, dollars=1.2))
+    plan(costs, given.picture, assumed(given.assume))
 
 
 if __name__ == "__main__":
