@@ -163,7 +163,7 @@ def assumed(pairs: list[str]) -> Site:
     """A site with other values of its fields and its bucket's than assumed here, "cores=32" say."""
     values = dict(pair.split("=", 1) for pair in pairs)
     site, bucket = (
-        {field.name: type(field.default)(float(values.pop(field.name))) for field in fields(kind) if field.name in values}
+        {field.name: type(getattr(kind, field.name))(float(values.pop(field.name))) for field in fields(kind) if field.name in values}
         for kind in (Site, Bucket)
     )
     if values:
