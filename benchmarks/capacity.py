@@ -6,7 +6,7 @@
 
 `costs` measures (`capacity_costs.py`), on an idle machine in about three minutes. `plan` simulates 1, 10 and 100 nodes
 (`capacity_model.py`); what it assumes beside the costs is in `Site` and `Bucket`, and --assume takes other values of theirs.
-`check` runs the real command on this machine, without its start, and prints what the simulator says of the same run.
+`check` runs the real command on this machine, and prints what the simulator says of it once it is under way.
 """
 
 from __future__ import annotations
@@ -163,7 +163,11 @@ def assumed(pairs: list[str]) -> Site:
     """A site with other values of its fields and its bucket's than assumed here, "cores=32" say."""
     values = dict(pair.split("=", 1) for pair in pairs)
     site, bucket = (
-        {field.name: type(getattr(kind, field.name))(float(values.pop(field.name))) for field in fields(kind) if field.name in values}
+        {
+            field.name: type(getattr(kind, field.name))(float(values.pop(field.name)))
+            for field in fields(kind)
+            if field.name in values
+        }
         for kind in (Site, Bucket)
     )
     if values:
@@ -206,30 +210,26 @@ class Measured:
     others: float
 
 
-def measured(picture: str, save: str, counts: tuple[int, int]) -> Measured:
-    """The command on this machine, a short run taken off a long one."""
+def measured(picture: str, save: str, images: int) -> Measured:
+    """The command on this machine, from the first quarter of the rows to the last twentieth."""
     from capacity_costs import DISTINCT, picture_file
-    from streaming import watch
+    from streaming import rate, watch
 
     side, form = picture.split()
-    spent, used, busy = [], [], []
     with TemporaryDirectory() as name:
-        root = Path(name)
+        source, out = Path(name, "source"), Path(name, "out")
+        source.mkdir()
         for index in range(DISTINCT):
-            (root / f"{index}.{form}").write_bytes(picture_file(index, int(side), form))
-        for count in counts:
-            source, out = root / f"source-{count}", root / f"out-{count}"
-            source.mkdir()
-            for number in range(count):
-                os.link(root / f"{number % DISTINCT}.{form}", source / f"{number:06d}.{form}")
-            line = ["predict", str(source), "--class-name", "metal nut", "--model", "mini", "--save", save, "--engine", "ray"]
-            idle, began = psutil.cpu_times().idle, time.perf_counter()
-            samples = watch([sys.executable, "-m", "anovl", "-q", *line, "-o", str(out)], out, "ray")
-            spent.append(time.perf_counter() - began)
-            used.append(samples[-1].cpu)
-            busy.append(spent[-1] * CORES - (psutil.cpu_times().idle - idle))
-    images, seconds, cpu = (long - short for short, long in (counts, spent, used))
-    return Measured(images / seconds, cpu / images, (busy[1] - busy[0] - cpu) / (CORES * seconds))
+            Path(name, f"{index}.{form}").write_bytes(picture_file(index, int(side), form))
+        for number in range(images):
+            os.link(f"{name}/{number % DISTINCT}.{form}", source / f"{number:06d}.{form}")
+        line = ["predict", str(source), "--class-name", "metal nut", "--model", "mini", "--save", save, "--engine", "ray"]
+        idle, began = psutil.cpu_times().idle, time.perf_counter()
+        samples = watch([sys.executable, "-m", "anovl", "-q", *line, "-o", str(out)], out, "ray")
+        capacity = CORES * (time.perf_counter() - began)
+        others = (capacity - (psutil.cpu_times().idle - idle) - samples[-1].cpu) / capacity
+    speed, cpu = rate(samples, 0.25 * images, 0.95 * images)
+    return Measured(speed, cpu / 1000, others)
 
 
 def check(costs: Costs, images: int) -> None:
@@ -238,7 +238,7 @@ def check(costs: Costs, images: int) -> None:
         load, site = Load(picture=picture, overlays=save == "overlay"), Site(cores=CORES, bucket=None)
         flow, actors = flow_of(costs, load, site)
         cpu = sum(use.seconds for step in steps_of(costs, load, site) for use in step.uses if use.of == "core") / SHARD
-        rate, real = SHARD * flow.rate, measured(picture, save, (2 * SHARD, 2 * SHARD + images))
+        rate, real = SHARD * flow.rate, measured(picture, save, images)
         print(
             f"{picture}, --save {save}, {actors} actor, other programs took {real.others:.0%} of the cores\n"
             f"  images/s: predicted {rate:.1f}, measured {real.rate:.1f}, ratio {rate / real.rate:.2f}\n"
