@@ -39,7 +39,7 @@ from anovl.render.writers import row_of
 SIDES, FORMATS = (256, 1024, 3000), ("JPEG", "PNG")
 ARCH = "ViT-B-16-plus-240"
 DISTINCT, BATCH, SHARD = 4, 8, 64
-SHARDS = {0: (100, 400), 40 * 10**6: (20, 80)}  # of so many bytes: between which two results Ray's cost is taken
+SHARDS = {1: (100, 400), 240: (20, 80)}  # of images of this side: between which two results Ray's cost is taken
 
 
 def picture_file(index: int, side: int, form: str) -> bytes:
@@ -131,17 +131,17 @@ class _Nothing:
     """Work that takes no time: what is left of a run is Ray's own.
 
     Args:
-        size: bytes of a shard.
+        side: of the images that go from the tasks to the actors, in px.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, side: int) -> None:
+        self._side = side
 
     def load(self, _image: Any) -> tuple[Image.Image, tuple[int, int]]:
         return Image.new("RGB", (1, 1)), (1, 1)
 
     def preprocess(self, _picture: Image.Image) -> Any:
-        return np.zeros(self._size, np.uint8)
+        return torch.zeros(3, self._side, self._side)
 
     def score(self, batch: Sequence[Any]) -> list[float]:
         return [0.0] * len(batch)
@@ -160,16 +160,16 @@ def ray_costs() -> dict[str, float]:
     process = psutil.Process()
     slopes = []
     with connected(None):
-        for size, (first, last) in SHARDS.items():
-            work, marks, spent = _Nothing(size), [], dict[int, float]()
-            rows = [row(number, [item]) for number in range(first + last)]
+        for side, (first, last) in SHARDS.items():
+            work, marks, spent = _Nothing(side), [], dict[int, float]()
+            rows = [row(number, [item] * SHARD) for number in range(first + last)]
             done = execute(rows, decode=Decode([work]), bind=lambda _, work=work: work, pool=Pool(), write=_written)  # type: ignore[misc]
             for number, _ in enumerate(done, 1):
                 if number in (first, last):  # all workers are there
                     marks.append((usage(process, spent)[0], spent[process.pid]))
             slopes.append([(end - start) / (last - first) for start, end in zip(*marks, strict=True)])
     (empty, driver), (full, _) = slopes
-    return {"driver": driver, "workers": empty - driver, "byte": (full - empty) / max(SHARDS)}
+    return {"driver": driver, "workers": empty - driver, "byte": (full - empty) / (SHARD * 3 * 4 * max(SHARDS) ** 2)}
 
 
 def measure() -> dict[str, Any]:
