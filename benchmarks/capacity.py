@@ -63,15 +63,18 @@ class Site:
         nodes: that work; another small one runs the command and Ray's head.
         cores, gpus: of a node.
         gpu_seconds: that an image takes on a GPU.
+        task_cpus: that decoding and writing reserve a task.
         network: bytes a second of a node.
         dollars, gpu_dollars, head_dollars: an hour of a node, of each of its GPUs besides, and of the small one.
-        bucket: where pictures and results are; None for this machine's disk, whose cores also run the command.
+        bucket: where pictures and results are; None for this machine alone: its disk, the command on its cores, which Ray counts
+            twice, once for an actor with a thread each, here as many actors.
     """
 
     nodes: int = 1
     cores: int = 16
     gpus: int = 0
     gpu_seconds: float = 0.0076
+    task_cpus: float = 0.5
     network: float = 1.25e9
     dollars: float = 0.7
     gpu_dollars: float = 0.5
@@ -130,22 +133,28 @@ def steps_of(costs: Costs, load: Load, site: Site) -> list[Step]:
     ]
 
 
-def actors_of(steps: list[Step], site: Site) -> int:
-    """Actors a node: two a GPU, so that one copies while the other computes; of CPUs what balances them with the tasks."""
+def workers_of(steps: list[Step], site: Site) -> tuple[int, int]:
+    """Actors and tasks of a node: two actors a GPU, so that one copies while the other computes; of CPUs what balances both."""
+
+    def tasks(actors: int) -> int:
+        return int((site.cores - actors) / site.task_cpus)
+
+    if site.bucket is None:
+        return site.cores, tasks(0)
     if site.gpus:
-        return 2 * site.gpus
+        return 2 * site.gpus, tasks(2 * site.gpus)
     held = {slot: sum(use.seconds for step in steps if step.slot == slot for use in step.uses) for slot in ("task", "actor")}
-    return max(range(1, site.cores), key=lambda count: min(count / held["actor"], (site.cores - count) / held["task"]))
+    best = max(range(1, site.cores), key=lambda count: min(count / held["actor"], tasks(count) / held["task"]))
+    return best, tasks(best)
 
 
 def flow_of(costs: Costs, load: Load, site: Site) -> tuple[Flow, int]:
     """A run at a site, and its actors a node."""
     steps = steps_of(costs, load, site)
-    actors = actors_of(steps, site)
+    actors, tasks = workers_of(steps, site)
     capacities = {"driver": 1, "gets": 1, "puts": 1, "network": site.nodes, "gpu": max(1, site.nodes * site.gpus)}
-    tasks = max(2, site.nodes * (site.cores - actors))  # two share a CPU that is the last
-    capacities |= {"core": site.nodes * site.cores, "task": tasks, "actor": site.nodes * actors}
-    window = 2 * site.nodes * site.cores
+    capacities |= {"core": site.nodes * site.cores, "task": site.nodes * tasks, "actor": site.nodes * actors}
+    window = 2 * site.nodes * (actors + tasks)
     return simulate(steps, capacities, shards=max(400, 8 * window), window=window), actors
 
 
@@ -236,11 +245,11 @@ def check(costs: Costs, images: int) -> None:
     """Print what was predicted and what was measured on this machine."""
     for picture, save in (("256 PNG", "none"), ("1024 JPEG", "none"), ("1024 JPEG", "overlay")):
         load, site = Load(picture=picture, overlays=save == "overlay"), Site(cores=CORES, bucket=None)
-        flow, actors = flow_of(costs, load, site)
+        flow = flow_of(costs, load, site)[0]
         cpu = sum(use.seconds for step in steps_of(costs, load, site) for use in step.uses if use.of == "core") / SHARD
         rate, real = SHARD * flow.rate, measured(picture, save, images)
         print(
-            f"{picture}, --save {save}, {actors} actor, other programs took {real.others:.0%} of the cores\n"
+            f"{picture}, --save {save}, other programs took {real.others:.0%} of the cores\n"
             f"  images/s: predicted {rate:.1f}, measured {real.rate:.1f}, ratio {rate / real.rate:.2f}\n"
             f"  ms of CPU an image: predicted {1000 * cpu:.1f}, measured {1000 * real.cpu:.1f}, ratio {cpu / real.cpu:.2f}\n"
             f"  busy as predicted: {', '.join(f'{name} {flow.busy[name]:.0%}' for name in flow.busiest[:3])}",

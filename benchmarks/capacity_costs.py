@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 import psutil
+import ray
 import torch
 from common import random_model
 from PIL import Image
 from streaming import usage
 
 from anovl.benchmarking import DRAWN_CLASS
-from anovl.cluster.run import Pool, connected, execute
+from anovl.cluster.run import Pool, execute
 from anovl.cluster.stages import Decode, Row, Write, row
 from anovl.cluster.storage import Folder
 from anovl.config import DISPLAY_SIDE
@@ -159,7 +160,8 @@ def ray_costs() -> dict[str, float]:
     item = SourceItem(Path("nothing"), "nothing", "nothing")
     process = psutil.Process()
     slopes = []
-    with connected(None):
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
         for side, (first, last) in SHARDS.items():
             work, marks, spent = _Nothing(side), [], dict[int, float]()
             rows = [row(number, [item] * SHARD) for number in range(first + last)]
@@ -168,6 +170,8 @@ def ray_costs() -> dict[str, float]:
                 if number in (first, last):  # all workers are there
                     marks.append((usage(process, spent)[0], spent[process.pid]))
             slopes.append([(end - start) / (last - first) for start, end in zip(*marks, strict=True)])
+    finally:
+        ray.shutdown()
     (empty, driver), (full, _) = slopes
     return {"driver": driver, "workers": empty - driver, "byte": (full - empty) / (SHARD * 3 * 4 * max(SHARDS) ** 2)}
 

@@ -50,12 +50,6 @@ class Pool:
         cores = ray.cluster_resources().get("CPU", 0)
         return f"{self.smallest} actors leave none of {cores:g} CPUs to decode" if cores <= self.smallest else ""
 
-    def task_cpus(self) -> float:
-        """CPUs for a task that decodes or writes: half a one where one is left, or Ray would decode all before it writes any."""
-        import ray
-
-        return 1 if ray.cluster_resources().get("CPU", 0) >= self.smallest + 2 else 0.5
-
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
@@ -140,10 +134,9 @@ def execute(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = ordered
-    cpus = 1 if write is None else pool.task_cpus()
     stages = (
         data.from_items(list(rows), override_num_blocks=len(rows))
-        .map(decode, num_cpus=cpus, memory=DECODE_MEMORY)
+        .map(decode, num_cpus=1, memory=DECODE_MEMORY)
         .map(
             Score,
             fn_constructor_args=(bind, pool.batch_size),
@@ -153,7 +146,7 @@ def execute(
         )
     )
     if write is not None:
-        stages = stages.map(write, num_cpus=cpus)
+        stages = stages.map(write, num_cpus=1)
     with _watched(pool):
         try:
             yield from stages.iter_rows()
