@@ -4,7 +4,7 @@
     python benchmarks/capacity.py plan costs.json [--picture "1024 JPEG"] [--assume gpu_seconds=0.001 at_once=16]
     python benchmarks/capacity.py check costs.json [--images 1024]
 
-`costs` measures (`capacity_costs.py`), on an idle machine in about three minutes. `plan` simulates 1, 10 and 100 nodes
+`costs` measures (`capacity_costs.py`), in some minutes. `plan` simulates 1, 10 and 100 nodes
 (`capacity_model.py`); what it assumes beside the costs is in `Site` and `Bucket`, and --assume takes other values of theirs.
 `check` runs the real command on this machine, and prints what the simulator says of it once it is under way.
 """
