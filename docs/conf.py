@@ -23,7 +23,7 @@ html_math_renderer = "mathml"
 default_role = "code"
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 
