@@ -67,29 +67,30 @@ class Session:
         self.exports.touch()
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         # The weights of the default model are not here, and nothing is to be fetched.
-        self.environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "ANOVL_SERVE_PORT": self.port}
+        self.environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "ANOVL_PORT": self.port}
 
     def run(self, block):
         code = block.code.replace("8000", self.port)
         if block.language == "python":  # lines are counted from the page's first, for tracebacks
             exec(compile("\n" * (block.line - 1) + code, block.page, "exec", dont_inherit=True), self.names)  # noqa: S102
             return
-        if block.mark == "background":
-            self.started.append(self.bash(f". {self.exports}\n{code}"))
-            return
         process = self.bash(f". {self.exports}\ntrap 'export -p > {self.exports}' EXIT\n{code}")
-        output, _ = process.communicate(timeout=900)
+        if block.mark == "background":
+            return
+        output, _ = process.communicate(timeout=600)
         assert process.returncode == 0, f"{block.page}:{block.line}: exit code {process.returncode}\n{code}\n{output}"
 
     def bash(self, code):
         command = ["bash", "-euo", "pipefail", "-c", code]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True, **pipes)
+        self.started.append(subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True, **pipes))
+        return self.started[-1]
 
     def end(self):
         for process in self.started:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.communicate(timeout=60)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.communicate(timeout=60)
 
 
 @pytest.mark.slow
