@@ -66,8 +66,9 @@ class Session:
         self.exports = folder / ".exports"
         self.exports.touch()
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        # The weights of the default model are not here, and nothing is to be fetched.
-        self.environment = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "ANOVL_PORT": self.port}
+        # Nothing is fetched; two threads would wait for each other on a busy machine.
+        settings = {"PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "ANOVL_PORT": self.port}
+        self.environment = {**os.environ, **settings}
 
     def run(self, block):
         code = block.code.replace("8000", self.port)
