@@ -48,6 +48,8 @@ def test_every_block_runs_or_says_why_not():
     for page, line, language, mark, _ in every:
         assert language in (*RUN, *SHOWN) or language.startswith("{"), f"{page}:{line}: a block of {language or 'no language'}"
         assert re.fullmatch(r"|background|not run: \w.*\w.*", mark), f"{page}:{line}: {mark}"
+    for page in PAGES:
+        assert not re.search(r"\n\n {4}\S", BLOCK.sub("", page.read_text())), f"{page}: code without a fence"
     code = [block for block in every if block.language in RUN]
     left_out = [block for block in code if block.mark.startswith("not run")]
     print(f"\n{len(code)} blocks, {len(left_out)} not run")
