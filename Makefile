@@ -1,4 +1,4 @@
-# make setup | demo | test | test-all | lint | bench       INSTALLER=pip takes plain pip instead of uv
+# make setup | demo | test | test-all | lint | docs | bench       INSTALLER=pip takes plain pip instead of uv
 PYTHON ?= python3
 INSTALLER ?= uv
 VENV := .venv
@@ -8,7 +8,7 @@ DEMO := demo-out
 # uv does not read pip's settings; pass on the places to find wheels where pip has some.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: setup demo test test-all lint format bench clean
+.PHONY: setup demo test test-all lint format docs bench clean
 
 setup: $(VENV)/.installed
 
@@ -42,6 +42,9 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: setup
+	$(BIN)/sphinx-build --quiet --builder html --nitpicky --fail-on-warning --keep-going docs docs/_build
+
 bench: setup
 	$(BIN)/python benchmarks/encoder.py
 	$(BIN)/python benchmarks/end_to_end.py
@@ -54,4 +57,4 @@ bench: setup
 	$(BIN)/python benchmarks/synth.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) docs/_build dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

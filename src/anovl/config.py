@@ -39,11 +39,11 @@ def _check_choices(settings: Any, choices: dict[str, Any]) -> None:
 class Adaptation:
     """Test-time adaptation: the paper's (Eq. 9-11) by default, the authors' code's, and variants (docs/adaptation.md).
 
-    T are the prompt tokens, of unit length; P the local tokens, |P| makes them unit. Letters as in `anovl.core.adapter`.
+    T are the prompt tokens, of unit length; P the local tokens, ``|P|`` makes them unit. Letters as in `anovl.core.adapter`.
 
     Attributes:
-        adapter: "softmax" is Eq. (9), softmax(|P| W^T / temperature) T + |P|, W starting at T; "tanh" the released code's,
-            P / 2 + tanh(W |P| + b) T / 2; "linear" Table 5's linear probe, P / 2 + (W P + b) / 2.
+        adapter: "softmax" is Eq. (9), ``softmax(|P| W^T / temperature) T + |P|``, W starting at T; "tanh" the released
+            code's, ``P / 2 + tanh(W |P| + b) T / 2``; "linear" Table 5's linear probe, P / 2 + (W P + b) / 2.
         identity_start: tanh begins at W = 0, linear at W = the unit matrix, both at b = 0, so that tokens start unchanged,
             instead of at random weights.
         noise_at: noise comes on what the adapter gives ("output", Eq. 10) or on what it reads ("input").
