@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from anovl.backbones import Backbone, load_backbone
 from anovl.calibration import calibrate, peaks
-from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, OutputSize, Recipe
+from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, FewShot, OutputSize, Recipe
 from anovl.config import recipe as make_recipe
 from anovl.core.adapter import Adapter, check_seeds, draw_start
 from anovl.core.prompts import PromptSet, Wording, build_prompts
@@ -26,11 +26,13 @@ from anovl.data.sources import SourceItem, iter_source
 from anovl.data.transforms import to_pixel_values
 from anovl.detection import DetectionJob
 from anovl.devices import DTYPES
-from anovl.engine import local, maps
+from anovl.engine import local, maps, pipeline
 from anovl.engine.pipeline import results
 from anovl.engine.text import TextCache
 from anovl.errors import UsageError
-from anovl.methods import make_method, method_class
+from anovl.fitting import FittingJob
+from anovl.methods import fitting_method, make_method, method_class
+from anovl.methods.few_shot import Bank
 from anovl.profiles import DEFAULT_FPR, Origin, Profile, settings_of
 from anovl.results import FloatArray, Prediction
 
@@ -70,6 +72,7 @@ class AnoVL:
         self.method = make_method(method, backbone, self.recipe)
         self.threshold = threshold
         self.profile: Profile | None = None
+        self.bank: Bank | None = None
         self.limits = limits or ImageLimits()
         self._texts = TextCache(backbone, None if cache_dir is None else Path(cache_dir))
 
@@ -111,9 +114,7 @@ class AnoVL:
         Raises:
             UsageError: no such method, or the recipe does not fit it.
         """
-        other = copy(self)
-        other.method_name, other.method = method, make_method(method, self.backbone, self.recipe)
-        return other
+        return self._with(method, self.recipe)
 
     def with_recipe(self, recipe: str | Recipe) -> AnoVL:
         """The same backbone and settings under another recipe; weights and text features are shared.
@@ -121,10 +122,43 @@ class AnoVL:
         Raises:
             UsageError: no such recipe, or it does not fit the backbone or the method.
         """
+        return self._with(self.method_name, make_recipe(recipe))
+
+    def _with(self, method: str, recipe: Recipe) -> AnoVL:
+        if self.bank is not None:
+            raise UsageError("this detector was fitted to good pictures: choose method and recipe first, then fit")
         other = copy(self)
-        other.recipe = make_recipe(recipe)
-        other.method = make_method(self.method_name, self.backbone, other.recipe)
+        other.recipe, other.method_name = recipe, method
+        other.method = make_method(method, self.backbone, recipe)
         return other
+
+    def with_bank(self, bank: Bank) -> AnoVL:
+        """The same detector with a memory of good pictures; weights and text features are shared.
+
+        To predict anything that the bank was not made for (another class, model, ...) is then a UsageError.
+        """
+        other = copy(self)
+        other.bank = bank
+        other.method = fitting_method(self.method_name, self.method).with_bank(bank.to(self.backbone.device))
+        return other
+
+    def fit(self, good_images: Any, class_name: str, *, settings: FewShot | None = None, decode: Decode | None = None) -> AnoVL:
+        """The detector with a memory of a few good pictures, whose distances join the scores; see docs/few_and_many.md.
+
+        Args:
+            good_images: 1 to 64 pictures, as in `stream`.
+            class_name: what they show.
+            settings: what is kept of them, and how it counts.
+            decode: as in `job`.
+
+        Raises:
+            ImageError: a picture cannot be used.
+            UsageError: no picture or too many, a method without such a memory, or a layer that is not there.
+        """
+        plain = copy(self)
+        plain.profile = plain.bank = None  # tokens do not depend on them
+        job = FittingJob(plain.job(class_name, decode=decode), settings or FewShot())
+        return self.with_bank(job.bank(results(pipeline.run(job, iter_source(good_images)))))
 
     def with_profile(self, profile: Profile) -> AnoVL:
         """The same detector with the thresholds of a profile; weights and text features are shared.
@@ -141,6 +175,8 @@ class AnoVL:
         bare.logit_scale = self.backbone.clip.logit_scale  # the drawing scale asks for it
         other.backbone, other.method = replace(self.backbone, clip=bare, tokenizer=None), method  # type: ignore[arg-type]
         del method.encoder, other._texts  # noqa: SLF001 -- our own
+        other.bank = None
+        vars(method).pop("bank", None)
         return other
 
     def keep_texts_in_memory(self) -> None:
@@ -308,6 +344,9 @@ class AnoVL:
             image_size=self.backbone.image_size,
             precision=next(name for name, dtype in DTYPES.items() if dtype == self.backbone.dtype and name != "auto"),
         )
+        if self.bank is not None:
+            self.bank.check(origin)
+            origin = replace(origin, method=f"{self.method_name} with bank {self.bank.key}")
         if self.profile is not None:
             self.profile.check(origin)
         text = self._texts.features(prompts)

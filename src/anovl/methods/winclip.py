@@ -65,6 +65,7 @@ class WinCLIPMethod:
 
     wording: ClassVar[Wording] = WORDING
     adapts: ClassVar[bool] = False
+    fits: ClassVar[bool] = False
 
     def __init__(self, model: VisionModel, recipe: Recipe) -> None:
         self.logit_scale = 1 / TEMPERATURE
