@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from anovl import mutual
 from anovl.backbones import Backbone, load_backbone
 from anovl.calibration import calibrate, peaks
-from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, FewShot, OutputSize, Recipe
+from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, FewShot, Mutual, OutputSize, Recipe
 from anovl.config import recipe as make_recipe
 from anovl.core.adapter import Adapter, check_seeds, draw_start
 from anovl.core.prompts import PromptSet, Wording, build_prompts
@@ -33,6 +34,7 @@ from anovl.errors import UsageError
 from anovl.fitting import FittingJob
 from anovl.methods import fitting_method, make_method, method_class
 from anovl.methods.few_shot import Bank
+from anovl.mutual import MutualJob
 from anovl.profiles import DEFAULT_FPR, Origin, Profile, settings_of
 from anovl.results import FloatArray, Prediction
 
@@ -265,6 +267,7 @@ class AnoVL:
         batch_size: int = 8,
         workers: int = 2,
         on_error: Literal["raise", "skip"] = "raise",
+        batched: bool | Mutual = False,
     ) -> Iterator[Prediction]:
         """Score a folder, glob, list or iterator of images; predictions come in its order, memory is O(batch).
 
@@ -273,12 +276,19 @@ class AnoVL:
             batch_size: images a pass.
             workers: decoding threads.
             on_error: "raise" stops at the first broken image, "skip" logs it and goes on.
+            batched: let the images score each other too (MuSc), with settings of your own or the usual ones; the first
+                prediction comes after all images were encoded, and no threshold is calibrated; see docs/few_and_many.md.
             class_name, domain, defects, wording, output_size, adapt, seed: as in `predict`.
         """
         job = self.job(
             class_name, domain=domain, defects=defects, wording=wording, output_size=output_size, adapt=adapt, seed=seed
         )
-        yield from results(local.run(job, iter_source(source), batch_size=batch_size, workers=workers), on_error=on_error)
+        work: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
+        if batched:
+            together = MutualJob(job, batched if isinstance(batched, Mutual) else Mutual())
+            yield from results(mutual.run(together, iter_source(source), **work), on_error=on_error)
+        else:
+            yield from results(local.run(job, iter_source(source), **work), on_error=on_error)
 
     def calibrate(self, source: Any, class_name: str, *, fpr: float = DEFAULT_FPR, **options: Any) -> Profile:
         """The profile of a set of good pictures, for `with_profile`; see `anovl.calibration.calibrate`.
