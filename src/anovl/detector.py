@@ -34,7 +34,6 @@ from anovl.errors import UsageError
 from anovl.fitting import FittingJob
 from anovl.methods import fitting_method, make_method, method_class
 from anovl.methods.few_shot import Bank
-from anovl.mutual import MutualJob
 from anovl.profiles import DEFAULT_FPR, Origin, Profile, settings_of
 from anovl.results import FloatArray, Prediction
 
@@ -285,8 +284,8 @@ class AnoVL:
         )
         work: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
         if batched:
-            together = MutualJob(job, batched if isinstance(batched, Mutual) else Mutual())
-            yield from results(mutual.run(together, iter_source(source), **work), on_error=on_error)
+            settings = batched if isinstance(batched, Mutual) else Mutual()
+            yield from results(mutual.run(job, iter_source(source), settings=settings, **work), on_error=on_error)
         else:
             yield from results(local.run(job, iter_source(source), **work), on_error=on_error)
 

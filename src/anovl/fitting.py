@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,10 +16,31 @@ from anovl.data.sources import SourceItem
 from anovl.detection import DetectionJob
 from anovl.devices import to_device
 from anovl.engine.local import out_of_memory_told
+from anovl.errors import UsageError
 from anovl.methods import FittingMethod, fitting_method
-from anovl.methods.few_shot import Bank, chosen_layers
+from anovl.methods.few_shot import MOST_PICTURES, Bank
 
 Features = tuple[Tensor, ...]  # of a picture, for each path [M, D]
+T = TypeVar("T")
+
+
+def drawn(pictures: Sequence[T], shots: int, seed: int, *, name: str) -> list[T]:
+    """So many of the pictures, drawn from the seed: fewer are the first of more.
+
+    Args:
+        pictures: good ones.
+        shots: 1 to 64.
+        seed: of the draw.
+        name: what messages call the pictures.
+
+    Raises:
+        UsageError: there are fewer, or the number is out of range.
+    """
+    if not 1 <= shots <= MOST_PICTURES:
+        raise UsageError(f"shots: expected 1 to {MOST_PICTURES}, got {shots}")
+    if len(pictures) < shots:
+        raise UsageError(f"{name}: expected at least {shots} good pictures to take, got {len(pictures)}; take fewer shots")
+    return [pictures[index] for index in np.random.default_rng(seed).permutation(len(pictures))[:shots]]
 
 
 @dataclass(frozen=True)
@@ -37,8 +59,7 @@ class FittingJob:
     settings: FewShot
 
     def __post_init__(self) -> None:
-        layers = chosen_layers(self.settings.layers, self.method.encoder)
-        object.__setattr__(self, "settings", replace(self.settings, layers=layers))
+        object.__setattr__(self, "settings", self.method.settled(self.settings))
 
     @property
     def method(self) -> FittingMethod:

@@ -109,7 +109,13 @@ class MutualJob:
 
 
 def run(
-    job: MutualJob, items: Iterable[SourceItem], *, batch_size: int = 8, workers: int = 2, keep_pictures: bool = False
+    job: DetectionJob,
+    items: Iterable[SourceItem],
+    *,
+    settings: Mutual,
+    batch_size: int = 8,
+    workers: int = 2,
+    keep_pictures: bool = False,
 ) -> Generator[Outcome[Prediction]]:
     """Score images by each other: the first outcome comes after the last image was encoded; then all, in order.
 
@@ -117,12 +123,13 @@ def run(
     the class token. A picture that is asked for is read again.
 
     Raises:
-        UsageError: fewer than two images that can be used.
+        UsageError: as `MutualJob`, or fewer than two images that can be used.
         OutputError: no room for the tokens.
     """
+    together = MutualJob(job, settings)
     spill, stored = SpillFile(None), []
     encoded: list[Outcome[Encoded]] = []
-    with closing(pipeline.run(job, items, batch_size=batch_size, workers=workers)) as outcomes:
+    with closing(pipeline.run(together, items, batch_size=batch_size, workers=workers)) as outcomes:
         for outcome in outcomes:
             if outcome.prediction is not None:
                 tokens = outcome.prediction.tokens
@@ -133,13 +140,13 @@ def run(
     if len(usable) < LEAST:
         raise UsageError(f"batched: images are compared with each other: expected at least {LEAST}, got {len(usable)}")
     log.info("encoded %d images; comparing them", len(usable))
-    scores = iter(_scores(job, usable, stored))
+    scores = iter(_scores(together, usable, stored))
     for outcome in encoded:
         item, one = outcome.item, outcome.prediction
         if one is None:
             yield Outcome(item, error=outcome.error)
             continue
-        prediction = job.job.finish(item, one.size, next(scores), one.timings)
+        prediction = job.finish(item, one.size, next(scores), one.timings)
         yield Outcome(item, prediction, picture=_picture(job, item) if keep_pictures else None)
 
 
@@ -166,7 +173,7 @@ def _scores(job: MutualJob, usable: Sequence[Encoded], stored: Sequence[Sequence
     return [Scores(images[number], whole.patch_scores[number]) for number in range(len(usable))]
 
 
-def _picture(job: MutualJob, item: SourceItem) -> Image.Image | None:
+def _picture(job: DetectionJob, item: SourceItem) -> Image.Image | None:
     """The image again, small enough to draw on; None where it has gone since."""
     try:
         picture, _ = job.load(item.image)

@@ -1,4 +1,4 @@
-"""Images that score each other: blocked sums equal the plain definition, whatever the blocks; what cannot be compared is refused."""
+"""Images that score each other: blocked sums equal the plain definition; what cannot be compared is refused."""
 
 from itertools import pairwise
 

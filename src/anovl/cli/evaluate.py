@@ -28,9 +28,13 @@ class Compared:
 
     Attributes:
         rows: (method, adapts) of each.
+        shots: good pictures that each is fitted to.
+        shot_seed: of their draw.
     """
 
     rows: list[tuple[str, bool]]
+    shots: int | None
+    shot_seed: int
     model: str
     arch: str | None
     recipe: str | None
@@ -61,7 +65,13 @@ class Compared:
             cache_dir=self.cache_dir,
         )
         return [
-            Variant(name=name + (ADAPTED if adapts else ""), detector=first.with_method(name), adapt=adapts)
+            Variant(
+                name=name + (ADAPTED if adapts else "") + ("" if self.shots is None else f"+{self.shots}shot"),
+                detector=first.with_method(name),
+                adapt=adapts,
+                shots=self.shots,
+                shot_seed=self.shot_seed,
+            )
             for name, adapts in self.rows
         ]
 
@@ -91,6 +101,10 @@ def evaluate(
         list[int] | None,
         typer.Option(help="Of the adaptation, default 0; repeat for mean and spread.", allow_from_autoenv=False),
     ] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Fit each category to so many of its good training pictures, 1 to 64.", min=1, max=64)
+    ] = None,
+    shot_seed: Annotated[int, typer.Option(help="Of the draw of these pictures.", min=0)] = 0,
     limit: Annotated[int | None, typer.Option(help="At most so many images a category, half of them good.", min=1)] = None,
     bootstrap: Annotated[int, typer.Option(help="Resamples for 95 % intervals; 0 leaves them out.", min=0)] = 0,
     model: Annotated[str, typer.Option(help="As in `anovl predict`.")] = DEFAULT_MODEL,
@@ -140,11 +154,17 @@ def evaluate(
 
     from anovl.core.adapter import check_seeds
     from anovl.evaluation.outputs import write_outputs
+    from anovl.fitting import drawn
     from anovl.methods import method_class
     from anovl.render.writers import check_folder
 
     for name, adapts in rows:
-        method_class(name, adapt=adapts)
+        found = method_class(name, adapt=adapts)
+        if shots is not None and not found.fits:
+            raise UsageError(f"--shots: method {name!r} keeps nothing of good pictures; leave it out")
+    if shots is not None:
+        for one in data.categories:  # too few are told before a model is loaded
+            drawn(one.train, shots, shot_seed, name=f"{one.name}, train")
     seeds = check_seeds(seed or 0)
     data = evaluation.limited(data, limit)
     check_folder(output, resume=resume)
@@ -152,6 +172,8 @@ def evaluate(
         typer.echo(f"anovl: {data.title}, licence: {data.licence} {data.address}".rstrip(), err=True)
     compared = Compared(
         rows=rows,
+        shots=shots,
+        shot_seed=shot_seed,
         model=model,
         arch=arch,
         recipe=recipe,

@@ -28,6 +28,7 @@ from anovl.detector import AnoVL
 from anovl.engine.pipeline import Outcome
 from anovl.errors import AnovlError, OutputError, UsageError
 from anovl.files import cut_torn_line, replacing
+from anovl.fitting import drawn
 from anovl.methods import method_class
 from anovl.results import FloatArray
 
@@ -41,12 +42,16 @@ class Variant:
         detector: backbone, method and recipe.
         adapt: as in `AnoVL.predict`.
         wording: words of your own; default the method's.
+        shots: good pictures of a category's training set that it is fitted to, 1 to 64; None for none.
+        shot_seed: of the draw of these.
     """
 
     name: str
     detector: AnoVL
     adapt: bool | Adaptation = False
     wording: Wording | None = None
+    shots: int | None = None
+    shot_seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or "\\" in self.name or self.name.startswith("."):
@@ -60,7 +65,11 @@ class Variant:
         if words.domain == "auto" and not words.domain_words:
             words = replace(words, domain=category.kind)
         name = category.name if method.recipe.prompts == "released" else category.class_name
-        return self.detector.job(name, wording=words, adapt=self.adapt, seed=tuple(seeds))
+        detector = self.detector
+        if self.shots is not None:
+            good = drawn(category.train, self.shots, self.shot_seed, name=f"{category.name}, train")
+            detector = detector.fit([sample.image for sample in good], name)
+        return detector.job(name, wording=words, adapt=self.adapt, seed=tuple(seeds))
 
     def without_model(self) -> Variant:
         """As `AnoVL.without_model`."""
@@ -78,6 +87,8 @@ class Variant:
             "recipe": recipe.to_dict(),
             "words": (self.wording or detector.method.wording).to_dict(),
             "adapt": bool(self.adapt),
+            "shots": self.shots,
+            "shot_seed": None if self.shots is None else self.shot_seed,
         }
 
 

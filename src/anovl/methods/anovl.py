@@ -23,7 +23,7 @@ from anovl.core.prompts import Wording
 from anovl.core.scoring import Scores, TextFeatures, anomaly_score, picture_score
 from anovl.errors import UsageError
 from anovl.methods.base import VisionModel
-from anovl.methods.few_shot import Bank, averaged, fused
+from anovl.methods.few_shot import Bank, averaged, chosen_layers, fused
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,10 @@ class AnoVLMethod:
         other = copy(self)
         other.bank = bank
         return other
+
+    def settled(self, settings: FewShot) -> FewShot:
+        """As the protocol says."""
+        return replace(settings, layers=chosen_layers(settings.layers, self.encoder))
 
     def features(self, pixel_values: Tensor, settings: FewShot) -> tuple[Tensor, ...]:
         """What a bank keeps, [B, M, D] each: the local tokens, then the patch tokens of each layer, averaged."""

@@ -65,8 +65,15 @@ class FittingMethod(Method, Protocol):
     def with_bank(self, bank: Bank) -> Method:
         """The same method with a memory of good pictures, which is on the encoder's device."""
 
+    def settled(self, settings: FewShot) -> FewShot:
+        """The settings with layers by their numbers.
+
+        Raises:
+            UsageError: the backbone has no such layer, or the method reads none.
+        """
+
     def features(self, pixel_values: Tensor, settings: FewShot) -> tuple[Tensor, ...]:
-        """What a bank keeps of a batch, [B, M, D] for each path; layers are given by their numbers."""
+        """What a bank keeps of a batch, [B, M, D] for each path, by settings that are settled."""
 
 
 def class_token_tower(model: VisionModel, method: str, layers: int | None = None) -> ViTEncoder:

@@ -142,7 +142,9 @@ class Bank:
 
 def of_tokens(origin: Origin) -> Origin:
     """What of an origin of scores tokens depend on: neither words nor adaptation."""
-    return replace(origin, words={}, seeds=(), recipe={name: origin.recipe[name] for name in _OF_TOKENS})
+    return replace(
+        origin, words={}, seeds=(), recipe={name: value for name, value in origin.recipe.items() if name in _OF_TOKENS}
+    )
 
 
 def chosen_layers(layers: tuple[int, ...] | None, encoder: Encoder) -> tuple[int, ...]:
