@@ -16,7 +16,7 @@ from anovl.config import DEFAULT_RECIPE, DEFAULT_THRESHOLD, Mutual, Recipe
 from anovl.config import recipe as make_recipe
 from anovl.engine.artefact import is_exported
 from anovl.errors import UsageError
-from anovl.profiles import Profile
+from anovl.profiles import UNCALIBRATED, UNCALIBRATED_BANK, UNCALIBRATED_BATCHED, Profile
 
 if TYPE_CHECKING:
     from anovl.core.prompts import Wording
@@ -45,6 +45,15 @@ class Bound:
     settings: dict[str, Any]
     device: str
     profile: Profile | None
+
+    @property
+    def guarantee(self) -> str:
+        """What the thresholds promise, for run.json."""
+        if self.profile is not None:
+            return self.profile.guarantee()
+        if self.settings.get("batched"):
+            return UNCALIBRATED_BATCHED
+        return UNCALIBRATED_BANK if self.settings.get("bank") else UNCALIBRATED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from anovl.cli.info import versions
 from anovl.cli.run import Run, count_images, named_source, resolved
 from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, Decode, Mutual, OutputSize
 from anovl.errors import UsageError, suggest
-from anovl.profiles import UNCALIBRATED, UNCALIBRATED_BANK, UNCALIBRATED_BATCHED, Profile
+from anovl.profiles import Profile
 
 
 def predict(
@@ -184,12 +184,11 @@ def predict(
         batch_size=batch_size,
         workers=workers,
     )
-    uncalibrated = UNCALIBRATED_BATCHED if batched else UNCALIBRATED_BANK if bank else UNCALIBRATED
     record = {
         "versions": versions(),
         "device": bound.device,
         "settings": common | bound.settings,
-        "guarantee": uncalibrated if bound.profile is None else bound.profile.guarantee(),
+        "guarantee": bound.guarantee,
     }
     writing: dict[str, Any] = {"save": kinds, "table": table, "map_format": map_format, "resume": resume}
     writer = StreamWriter(sys.stdout) if folder is None else FolderWriter(folder, record, **writing)
