@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -26,9 +26,10 @@ from anovl.methods.anovl import AnoVLMethod
 from anovl.methods.few_shot import chosen_layers, fused
 from anovl.methods.musc import LEAST, mutual_distances, rescored, standardized
 from anovl.metrics.spill import SpilledArray, SpillFile
-from anovl.results import Prediction
 
 log = logging.getLogger(__name__)
+
+Finish = Callable[[SourceItem, tuple[int, int], Scores, dict[str, float]], Any]
 
 
 class Encoded(NamedTuple):
@@ -113,14 +114,22 @@ def run(
     items: Iterable[SourceItem],
     *,
     settings: Mutual,
+    finish: Finish | None = None,
     batch_size: int = 8,
     workers: int = 2,
     keep_pictures: bool = False,
-) -> Generator[Outcome[Prediction]]:
+) -> Generator[Outcome[Any]]:
     """Score images by each other: the first outcome comes after the last image was encoded; then all, in order.
 
     Tokens wait in a temporary file without a name, so that memory is bounded: of each image it holds the scores by the text and
     the class token. A picture that is asked for is read again.
+
+    Args:
+        job: a detector bound to a class.
+        items: the images.
+        settings: of the mutual scores.
+        finish: makes of scores what the run gives for an image; None makes the job's Predictions.
+        batch_size, workers, keep_pictures: as of `anovl.engine.pipeline.run`.
 
     Raises:
         UsageError: as `MutualJob`, or fewer than two images that can be used.
@@ -146,7 +155,7 @@ def run(
         if one is None:
             yield Outcome(item, error=outcome.error)
             continue
-        prediction = job.finish(item, one.size, next(scores), one.timings)
+        prediction = (finish or job.finish)(item, one.size, next(scores), one.timings)
         yield Outcome(item, prediction, picture=_picture(job, item) if keep_pictures else None)
 
 

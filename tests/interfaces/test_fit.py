@@ -144,6 +144,11 @@ def test_evaluate_with_shots(run, tmp_path):
     assert run_json["settings"]["variants"]["anovl+2shot"]["shots"] == 2
     plain = run("evaluate", "folder", tmp_path / "drawn", "-o", tmp_path / "none")
     assert json.loads((tmp_path / "none" / "report.json").read_text())["mean"] != report["mean"], plain.stderr
+    batched = run("evaluate", "folder", tmp_path / "drawn", "--batched", "-o", tmp_path / "batched")
+    assert batched.exit_code == 0, batched.stderr
+    together = json.loads((tmp_path / "batched" / "report.json").read_text())
+    assert together["method"] == "anovl+batched"
+    assert together["mean"] not in (report["mean"], json.loads((tmp_path / "none" / "report.json").read_text())["mean"])
     few = run(*arguments, "--shots", 4, "-o", tmp_path / "four")
     assert few.exit_code == 2
     assert "marble, train: expected at least 4 good pictures to take, got 3" in few.stderr

@@ -10,7 +10,7 @@ import base64
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from anovl.config import Adaptation
+from anovl.config import Adaptation, Mutual
 from anovl.core.prompts import Wording
 from anovl.core.scoring import Scores
 from anovl.data.datasets import Category, Sample
@@ -44,6 +44,7 @@ class Variant:
         wording: words of your own; default the method's.
         shots: good pictures of a category's training set that it is fitted to, 1 to 64; None for none.
         shot_seed: of the draw of these.
+        batched: let the images of a category score each other too; None is each alone.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Variant:
     wording: Wording | None = None
     shots: int | None = None
     shot_seed: int = 0
+    batched: Mutual | None = None
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or "\\" in self.name or self.name.startswith("."):
@@ -89,6 +91,7 @@ class Variant:
             "adapt": bool(self.adapt),
             "shots": self.shots,
             "shot_seed": None if self.shots is None else self.shot_seed,
+            "batched": None if self.batched is None else asdict(self.batched),
         }
 
 
@@ -177,6 +180,8 @@ class Task:
     def begin(cls, variant: Variant, category: Category, seeds: Sequence[int], path: Path, *, batch_size: int) -> Task:
         """Make the file, or go on with it after a kill: whole batches count, an image's last bits depend on who shares its own.
 
+        Of images that score each other all count or none.
+
         Raises:
             OutputError: the file cannot be written, or is none of this package, or of other images.
         """
@@ -184,7 +189,7 @@ class Task:
         if [one.key for one in done] != [sample.key for sample in category.test[: len(done)]]:
             raise OutputError(f"{path}: scores of other images than the data set's; name another folder")
         if len(done) < len(category.test):
-            done = done[: len(done) // batch_size * batch_size]
+            done = [] if variant.batched else done[: len(done) // batch_size * batch_size]
             with replacing(path) as temporary:
                 temporary.write_text("".join(map(_line, done)), encoding="utf-8")
         return cls(variant, category, tuple(seeds), path, done)
