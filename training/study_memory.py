@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -50,6 +51,10 @@ def measured(scores: Scores, samples: list[Sample]) -> Row:
     return 100 * image, 100 * auroc(maps, masks), 100 * pro(list(maps), list(masks))
 
 
+def _rows(tokens: Tensor, numbers: Sequence[int]) -> Tensor:
+    return tokens[list(numbers)]
+
+
 @torch.inference_mode()
 def study(detector: AnoVL, number: int, name: str, shots: int) -> Iterator[tuple[str, Row]]:
     """(title, figures) of a class."""
@@ -64,7 +69,7 @@ def study(detector: AnoVL, number: int, name: str, shots: int) -> Iterator[tuple
     )
     class_tokens = torch.cat([one[1] for one in looks])[GOOD:]
     tokens_of = [torch.cat(parts) for parts in zip(*(one[2] for one in looks), strict=True)]
-    paths = {name: tokens for name, tokens in zip(["L", *map(str, layers)], tokens_of, strict=True)}
+    paths: dict[str, Tensor] = dict(zip(["L", *map(str, layers)], tokens_of, strict=True))
     grid, scale, test = method.encoder.grid, method.logit_scale, samples[GOOD:]
     yield "text", measured(text, test)
     far: dict[tuple[str, int, float], Tensor] = {}
@@ -75,8 +80,8 @@ def study(detector: AnoVL, number: int, name: str, shots: int) -> Iterator[tuple
         for share in (1.0, 0.25, 0.1):
             far[path, radius, share] = (1 - nearest(found[GOOD:], kept[coreset(kept, share, 0)])).unflatten(1, grid)
         plain = standardized(tokens[GOOD:])
-        settings = Mutual(radii=(radius,))
-        mutual[path, radius] = mutual_distances(lambda n, plain=plain: plain[list(n)], TEST, grid, settings).unflatten(1, grid)
+        found = mutual_distances(partial(_rows, plain), TEST, grid, Mutual(radii=(radius,)))
+        mutual[path, radius] = found.unflatten(1, grid)
     middle = str(round(len(layers) * 2 / 3))
     sets = {"L": ["L"], f"L+{middle}": ["L", middle], "all": list(paths), **{one: [one] for one in paths if one != "L"}}
     for (title, chosen), radius, weight in product(sets.items(), (1, 3, 5), (0.05, 0.1, 0.2, 0.4)):
@@ -88,11 +93,11 @@ def study(detector: AnoVL, number: int, name: str, shots: int) -> Iterator[tuple
     for (title, chosen), radii in product(sets.items(), ((1,), (1, 3, 5))):
         distance = torch.stack([mutual[path, radius] for path in chosen for radius in radii]).mean(dim=0)
         alone = Scores(distance.flatten(1).amax(dim=1), distance / 2)
-        joined = {weight: fused(text, distance, weight * scale) for weight in (0.05, 0.1, 0.2)}
-        for weight, scores in {"none": alone, **joined}.items():
-            yield f"mutual, {title}, radii {radii}, weight {weight}", measured(scores, test)
+        joined = {str(weight): fused(text, distance, weight * scale) for weight in (0.05, 0.1, 0.2)}
+        for how, scores in {"none": alone, **joined}.items():
+            yield f"mutual, {title}, radii {radii}, weight {how}", measured(scores, test)
             again = scores._replace(image_score=rescored(scores.image_score, class_tokens, Mutual()))
-            yield f"mutual, {title}, radii {radii}, weight {weight}, rescored", measured(again, test)
+            yield f"mutual, {title}, radii {radii}, weight {how}, rescored", measured(again, test)
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ class MutualJob:
             scores, class_tokens, paths = method.look(pixels, job.text, job.adapters, layers=self.settings.layers)
             kind = torch.float32 if backbone.dtype == torch.float32 else torch.float16
             tokens = [standardized(path).to(kind).cpu() for path in paths]
-        scores, class_tokens = scores.cpu(), class_tokens.float().cpu()
+        scores, class_tokens = job.finite(scores).cpu(), class_tokens.float().cpu()
         return [(scores.image(i), class_tokens[i], tuple(path[i] for path in tokens)) for i in range(len(batch))]
 
     def finish(
