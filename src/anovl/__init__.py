@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from anovl.backbones import Backbone, load_backbone
     from anovl.client import Client, ServedPrediction, ServiceError
-    from anovl.config import Recipe, recipe
+    from anovl.config import FewShot, Mutual, Recipe, recipe
     from anovl.core.prompts import PromptSet, Wording, build_prompts
     from anovl.data import datasets
     from anovl.data.images import ImageLimits, load_image
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anovl.errors import AnovlError
     from anovl.evaluation import Evaluation, Variant, evaluate
     from anovl.integrations.pipeline import pipeline
+    from anovl.methods.few_shot import Bank
     from anovl.profiles import Profile
     from anovl.results import Prediction, Region
 
@@ -29,10 +30,13 @@ _HOME = {
     "AnoVL": "anovl.detector",
     "AnovlError": "anovl.errors",
     "Backbone": "anovl.backbones",
+    "Bank": "anovl.methods.few_shot",
     "Client": "anovl.client",
     "Evaluation": "anovl.evaluation",
     "ExportedModel": "anovl.engine.runtime",
+    "FewShot": "anovl.config",
     "ImageLimits": "anovl.data.images",
+    "Mutual": "anovl.config",
     "Prediction": "anovl.results",
     "Profile": "anovl.profiles",
     "PromptSet": "anovl.core.prompts",
@@ -55,10 +59,13 @@ __all__ = [
     "AnoVL",
     "AnovlError",
     "Backbone",
+    "Bank",
     "Client",
     "Evaluation",
     "ExportedModel",
+    "FewShot",
     "ImageLimits",
+    "Mutual",
     "Prediction",
     "Profile",
     "PromptSet",

@@ -92,6 +92,81 @@ class Adaptation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FewShot:
+    """What is kept of good pictures and how it counts (`anovl.methods.few_shot`).
+
+    `winclip` has windows in place of layers and radius, and the plain mean in place of the weight.
+
+    Attributes:
+        layers: blocks, by their numbers from 1, whose patch tokens are kept beside the local ones; None is the one two thirds
+            up the tower, () keeps the local ones alone.
+        radius: side of the neighbourhood that a token is averaged over, an odd number of patches.
+        weight: of the distance to what is kept, beside the two cosines of Eq. (2).
+        share: of the tokens that the coreset keeps, above 0 and at most 1.
+        seed: of the coreset's first token.
+    """
+
+    layers: tuple[int, ...] | None = None
+    radius: int = 3
+    weight: float = 0.1
+    share: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_numbers("layers", () if self.layers is None else self.layers)
+        _check_numbers("radius", (self.radius,), odd=True)
+        _check_number("weight", self.weight, most=1)
+        _check_number("share", self.share, most=1)
+        _check_numbers("seed", (self.seed,), least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutual:
+    """Mutual scoring of a set of images (`anovl.methods.musc`).
+
+    Attributes:
+        layers: as of `FewShot`.
+        radii: sides of the neighbourhoods that are averaged around each patch, odd numbers of patches.
+        interval: the share of the other images, the nearest ones, that a patch's distance is the mean over.
+        neighbours: numbers of images, itself among them, that an image's score is averaged over; (1,) leaves it as it is.
+        weight: as of `FewShot`; None leaves the text out, as in MuSc.
+        share: of the images that each is compared with, above 0 and at most 1; fewer than all are drawn at random.
+        seed: of that draw.
+    """
+
+    layers: tuple[int, ...] | None = None
+    radii: tuple[int, ...] = (1, 3, 5)
+    interval: float = 0.3
+    neighbours: tuple[int, ...] = (1, 2, 3)
+    weight: float | None = 0.1
+    share: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_numbers("layers", () if self.layers is None else self.layers)
+        for name in ("radii", "neighbours"):
+            if not getattr(self, name):
+                raise UsageError(f"{name}: expected at least one number")
+        _check_numbers("radii", self.radii, odd=True)
+        _check_numbers("neighbours", self.neighbours)
+        _check_number("interval", self.interval, most=1)
+        if self.weight is not None:
+            _check_number("weight", self.weight, most=1)
+        _check_number("share", self.share, most=1)
+        _check_numbers("seed", (self.seed,), least=0)
+
+
+def _check_numbers(name: str, values: tuple[int, ...], *, least: int = 1, odd: bool = False) -> None:
+    if not isinstance(values, tuple) or any(type(one) is not int or one < least or (odd and one % 2 == 0) for one in values):
+        raise UsageError(f"{name}: expected {'odd' if odd else 'whole'} numbers from {least}, got {values!r}")
+
+
+def _check_number(name: str, value: float, *, most: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise UsageError(f"{name}: expected a number above 0 and at most {most}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything about the method that changes a number. Make variants with ``recipe(name, field=...)``.
 

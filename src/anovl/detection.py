@@ -75,6 +75,14 @@ class DetectionJob:
     def score(self, pixel_values: Tensor) -> Scores:
         """[B, 3, H, W] -> scores."""
         scores = self.detector.method.score(to_device(pixel_values, self.detector.backbone.device), self.text, self.adapters)
+        return self.finite(scores)
+
+    def finite(self, scores: Scores) -> Scores:
+        """The same scores.
+
+        Raises:
+            AnovlError: one is not finite.
+        """
         if not all(bool(values.isfinite().all()) for values in scores if values is not None):
             raise AnovlError(f"the model gave values that are not finite in {self.detector.backbone.dtype}; try --dtype fp32")
         return scores

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
@@ -14,23 +13,26 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from anovl import mutual
 from anovl.backbones import Backbone, load_backbone
 from anovl.calibration import calibrate, peaks
-from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, OutputSize, Recipe
+from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, FewShot, Mutual, OutputSize, Recipe
 from anovl.config import recipe as make_recipe
 from anovl.core.adapter import Adapter, check_seeds, draw_start
 from anovl.core.prompts import PromptSet, Wording, build_prompts
-from anovl.core.scoring import TextFeatures
+from anovl.core.scoring import TextFeatures, score_range
 from anovl.data.images import ImageLimits
 from anovl.data.sources import SourceItem, iter_source
 from anovl.data.transforms import to_pixel_values
 from anovl.detection import DetectionJob
 from anovl.devices import DTYPES, pick_devices
-from anovl.engine import local, maps
+from anovl.engine import local, maps, pipeline
 from anovl.engine.pipeline import results
 from anovl.engine.text import TextCache
 from anovl.errors import UsageError
-from anovl.methods import make_method, method_class
+from anovl.fitting import FittingJob
+from anovl.methods import fitting_method, make_method, method_class
+from anovl.methods.few_shot import Bank
 from anovl.profiles import DEFAULT_FPR, Origin, Profile, settings_of
 from anovl.results import FloatArray, Prediction
 
@@ -73,6 +75,7 @@ class AnoVL:
         self.method = make_method(method, backbone, self.recipe)
         self.threshold = threshold
         self.profile: Profile | None = None
+        self.bank: Bank | None = None
         self.limits = limits or ImageLimits()
         self.replicas: tuple[AnoVL, ...] = ()
         self._texts = TextCache(backbone, None if cache_dir is None else Path(cache_dir))
@@ -127,10 +130,7 @@ class AnoVL:
         Raises:
             UsageError: no such method, or the recipe does not fit it.
         """
-        other = copy(self)
-        other.method_name, other.method = method, make_method(method, self.backbone, self.recipe)
-        other.replicas = tuple(replica.with_method(method) for replica in self.replicas)
-        return other
+        return self._with(method, self.recipe)
 
     def with_recipe(self, recipe: str | Recipe) -> AnoVL:
         """The same backbone and settings under another recipe; weights and text features are shared.
@@ -138,11 +138,45 @@ class AnoVL:
         Raises:
             UsageError: no such recipe, or it does not fit the backbone or the method.
         """
+        return self._with(self.method_name, make_recipe(recipe))
+
+    def _with(self, method: str, recipe: Recipe) -> AnoVL:
+        if self.bank is not None:
+            raise UsageError("this detector was fitted to good pictures: choose method and recipe first, then fit")
         other = copy(self)
-        other.recipe = make_recipe(recipe)
-        other.method = make_method(self.method_name, self.backbone, other.recipe)
-        other.replicas = tuple(replica.with_recipe(recipe) for replica in self.replicas)
+        other.recipe, other.method_name = recipe, method
+        other.method = make_method(method, self.backbone, recipe)
+        other.replicas = tuple(replica._with(method, recipe) for replica in self.replicas)  # noqa: SLF001 -- our own
         return other
+
+    def with_bank(self, bank: Bank) -> AnoVL:
+        """The same detector with a memory of good pictures; weights and text features are shared.
+
+        To predict anything that the bank was not made for (another class, model, ...) is then a UsageError.
+        """
+        other = copy(self)
+        other.bank = bank
+        other.method = fitting_method(self.method_name, self.method).with_bank(bank.to(self.backbone.device))
+        other.replicas = tuple(replica.with_bank(bank) for replica in self.replicas)
+        return other
+
+    def fit(self, good_images: Any, class_name: str, *, settings: FewShot | None = None, decode: Decode | None = None) -> AnoVL:
+        """The detector with a memory of a few good pictures, whose distances join the scores; see docs/few_and_many.md.
+
+        Args:
+            good_images: 1 to 64 pictures, as in `stream`.
+            class_name: what they show.
+            settings: what is kept of them, and how it counts.
+            decode: as in `job`.
+
+        Raises:
+            ImageError: a picture cannot be used.
+            UsageError: no picture or too many, a method without such a memory, or a layer that is not there.
+        """
+        plain = copy(self)
+        plain.profile = plain.bank = None  # tokens do not depend on them
+        job = FittingJob(plain.job(class_name, decode=decode), settings or FewShot())
+        return self.with_bank(job.bank(results(pipeline.run(job, iter_source(good_images)))))
 
     def with_profile(self, profile: Profile) -> AnoVL:
         """The same detector with the thresholds of a profile; weights and text features are shared.
@@ -161,6 +195,8 @@ class AnoVL:
         other.backbone, other.method = replace(self.backbone, clip=bare, tokenizer=None), method  # type: ignore[arg-type]
         other.replicas = ()
         del method.encoder, other._texts  # noqa: SLF001 -- our own
+        other.bank = None
+        vars(method).pop("bank", None)
         return other
 
     def keep_texts_in_memory(self) -> None:
@@ -175,7 +211,7 @@ class AnoVL:
     @property
     def score_range(self) -> tuple[float, float]:
         """The fixed drawing scale; see `anovl.results.Prediction`."""
-        return _score_range(self.method.logit_scale / self.backbone.logit_scale)
+        return score_range(self.method.logit_scale / self.backbone.logit_scale)
 
     @torch.inference_mode()
     def encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
@@ -254,6 +290,7 @@ class AnoVL:
         batch_size: int = 8,
         workers: int = 2,
         on_error: Literal["raise", "skip"] = "raise",
+        batched: bool | Mutual = False,
     ) -> Iterator[Prediction]:
         """Score a folder, glob, list or iterator of images; predictions come in its order, memory is O(batch).
 
@@ -262,13 +299,19 @@ class AnoVL:
             batch_size: images a pass.
             workers: decoding threads.
             on_error: "raise" stops at the first broken image, "skip" logs it and goes on.
+            batched: let the images score each other too (MuSc), with settings of your own or the usual ones; the first
+                prediction comes after all images were encoded, and no threshold is calibrated; see docs/few_and_many.md.
             class_name, domain, defects, wording, output_size, adapt, seed: as in `predict`.
         """
         job = self.job(
             class_name, domain=domain, defects=defects, wording=wording, output_size=output_size, adapt=adapt, seed=seed
         )
-        outcomes = local.run(job.per_device(), iter_source(source), batch_size=batch_size, workers=workers)
-        yield from results(outcomes, on_error=on_error)
+        work: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
+        if batched:
+            settings = batched if isinstance(batched, Mutual) else Mutual()
+            yield from results(mutual.run(job, iter_source(source), settings=settings, **work), on_error=on_error)
+        else:
+            yield from results(local.run(job.per_device(), iter_source(source), **work), on_error=on_error)
 
     def calibrate(self, source: Any, class_name: str, *, fpr: float = DEFAULT_FPR, **options: Any) -> Profile:
         """The profile of a set of good pictures, for `with_profile`; see `anovl.calibration.calibrate`.
@@ -335,6 +378,9 @@ class AnoVL:
             image_size=self.backbone.image_size,
             precision=next(name for name, dtype in DTYPES.items() if dtype == self.backbone.dtype and name != "auto"),
         )
+        if self.bank is not None:
+            self.bank.check(origin)
+            origin = replace(origin, method=f"{self.method_name} with bank {self.bank.key}")
         if self.profile is not None:
             self.profile.check(origin)
         text = self._texts.features(prompts)
@@ -345,18 +391,3 @@ class AnoVL:
         """One adaptation of the class a seed."""
         rows, columns = self.method.encoder.grid
         return tuple(Adapter(text, settings, draw_start(settings, text, rows * columns, one)) for one in seeds)
-
-
-def _score_range(ratio: float) -> tuple[float, float]:
-    """Drawing scale: where a softmax at the model's own scale would read 0.7 % and 99.3 %.
-
-    At that scale itself it is [0, 1]; at temperature 1 all scores lie within a percent of 0.5 and would
-    draw as one colour.
-
-    Args:
-        ratio: the method's factor on cosines over the model's own.
-    """
-    if ratio >= 1:
-        return (0.0, 1.0)
-    low = 1 / (1 + math.exp(5 * ratio))
-    return (low, 1 - low)

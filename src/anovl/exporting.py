@@ -132,6 +132,8 @@ def export(
         raise UsageError(
             f"export: expected a model on the CPU in fp32, got {detector.backbone.device}, {detector.backbone.dtype}"
         )
+    if detector.bank is not None:
+        raise UsageError("export: a detector that was fitted to good pictures runs in torch alone; leave the bank out")
     if detector.profile is not None and precision != "fp32":
         raise UsageError(f"export: a profile of fp32 scores does not hold in {precision}; calibrate the exported file instead")
     jobs = [detector.job(name, wording=wording, adapt=adapt, seed=seed) for name in class_names]

@@ -35,6 +35,33 @@ def pixels(size=64, batch=3, seed=0):
 
 
 @pytest.mark.parametrize("kind", VIT_KINDS)
+@pytest.mark.parametrize("attention", ["qkv", "vv"])
+def test_tokens_of_blocks_are_open_clips_and_change_nothing(tiny_clip, kind, attention):
+    clip = tiny_clip(**VIT_KINDS[kind])
+    encoder = ViTEncoder(clip.visual, attention=attention)
+    z, states = encoder.embed(pixels()), []
+    for block in clip.visual.transformer.resblocks:
+        z = block(z)
+        states.append(z[:, 1:])
+    for layers in ((1, 3), (2,), ()):
+        class_token, local_tokens, deep = encoder.encode_layers(pixels(), layers)
+        for layer, tokens in zip(layers, deep, strict=True):
+            torch.testing.assert_close(tokens, states[layer - 1], atol=1e-5, rtol=0)
+        for mine, plain in zip((class_token, local_tokens), encoder(pixels()), strict=True):
+            torch.testing.assert_close(mine, plain, atol=1e-6, rtol=0)
+
+
+def test_blocks_that_are_not_there(tiny_clip):
+    for encoder, wrong in (
+        (ViTEncoder(tiny_clip().visual), ((4,), (0,), (2, 1), (1, 1))),
+        (ResNetEncoder(tiny_clip("resnet").visual), ((1,),)),
+    ):
+        for layers in wrong:
+            with pytest.raises(UsageError, match="layers: expected"):
+                encoder.encode_layers(pixels(), layers)
+
+
+@pytest.mark.parametrize("kind", VIT_KINDS)
 @pytest.mark.parametrize(("attention", "layers"), [("qkv", None), ("vv", None), ("v", 1), ("vv-recursive", 2)])
 def test_class_token_is_open_clips(tiny_clip, kind, attention, layers):
     clip = tiny_clip(**VIT_KINDS[kind])

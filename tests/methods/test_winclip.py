@@ -4,14 +4,16 @@ import math
 
 import pytest
 import torch
+from tests.test_profiles import origin
 
 from anovl.backbones import Backbone
-from anovl.config import Recipe
+from anovl.config import FewShot, Recipe
 from anovl.core.encoder import ViTEncoder
 from anovl.core.prompts import build_prompts
 from anovl.core.scoring import TextFeatures
 from anovl.errors import UsageError
 from anovl.methods import make_method, winclip
+from anovl.methods.few_shot import Bank
 
 
 def pixels(rows=4, columns=4, batch=2, seed=0):
@@ -106,6 +108,38 @@ def test_scores_are_the_mean_of_three_scales_at_the_stated_temperature(tiny_clip
         assert float(scores.patch_scores[k, 0, 0]) == pytest.approx(corner, rel=1e-5)
         middle = 3 / (1 / whole + 1 / large + sum(1 / share(tokens[0][k, window]) for window in range(4)) / 4)
         assert float(scores.patch_scores[k, 1, 1]) == pytest.approx(middle, rel=1e-5)
+
+
+def test_winclip_plus_adds_half_the_distance_to_good_windows(tiny_clip):
+    """One image of 3x3 patches, by hand: patches, four small windows, one large one, against those of two good images."""
+    method = make_method("winclip", backbone(tiny_clip(), (48, 48)), Recipe())
+    text, settings = TextFeatures(torch.eye(24)[:2], torch.eye(24)[:2]), method.settled(FewShot())
+    with torch.inference_mode():
+        good = [method.features(pixels(3, 3, batch=1, seed=seed), settings) for seed in (1, 2)]
+        bank = Bank.of([[path[0] for path in one] for one in good], origin(), settings)
+        plain, fitted = (one.score(pixels(3, 3, batch=1), text) for one in (method, method.with_bank(bank)))
+        found = [path[0].double() for path in method.features(pixels(3, 3, batch=1), settings)]
+
+    def half_distance(path, index):
+        kept = torch.cat([one[path][0].double() for one in good])
+        return float((1 - torch.cosine_similarity(found[path][index], kept)).min() / 2)
+
+    def at(row, column, windows):
+        small = len(windows) / sum(1 / half_distance(1, window) for window in windows)
+        return (half_distance(0, 3 * row + column) + small + half_distance(2, 0)) / 3
+
+    for row, column, windows in ((0, 0, [0]), (1, 1, [0, 1, 2, 3]), (2, 1, [2, 3])):
+        expected = (float(plain.patch_scores[0, row, column]) + at(row, column, windows)) / 2
+        assert float(fitted.patch_scores[0, row, column]) == pytest.approx(expected, abs=1e-5)
+    covering = [
+        [2 * i + j for i in (0, 1) for j in (0, 1) if 0 <= row - i <= 1 and 0 <= column - j <= 1]
+        for row in range(3)
+        for column in range(3)
+    ]
+    top = max(at(*divmod(patch, 3), windows) for patch, windows in enumerate(covering))
+    assert float(fitted.image_score[0]) == pytest.approx((float(plain.image_score[0]) + top) / 2, abs=1e-5)
+    with pytest.raises(UsageError, match="leave layers out"):
+        method.settled(FewShot(layers=(1,)))
 
 
 def test_extreme_cosines_stay_finite(tiny_clip, monkeypatch):

@@ -204,7 +204,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
     pairs = list(images(4, 64))
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
     try:
-        with pytest.raises(OutputError, match="more bytes of scores, name another folder"):
+        with pytest.raises(OutputError, match="more bytes, free some or name another folder"):
             metrics.update(*zip(*pairs, strict=True))
         assert metrics.compute().auroc > 0.5
     finally:

@@ -11,6 +11,7 @@ from anovl.cli.calibrate import calibrate
 from anovl.cli.demo import demo
 from anovl.cli.evaluate import evaluate
 from anovl.cli.export import export
+from anovl.cli.fit import fit
 from anovl.cli.info import info
 from anovl.cli.models import models
 from anovl.cli.predict import predict
@@ -21,7 +22,7 @@ from anovl.cli.synth import synth
 from anovl.cli.ui import ui
 
 _ENVIRONMENT = {"auto_envvar_prefix": "ANOVL"}
-for _verb in (predict, calibrate, evaluate, reproduce, demo, synth, prompts, export, serve, ui, models, info):
+for _verb in (predict, calibrate, fit, evaluate, reproduce, demo, synth, prompts, export, serve, ui, models, info):
     app.command(context_settings=_ENVIRONMENT)(guarded(_verb))
 for _verb in (stages, adapt):
     benchmark.command(context_settings=_ENVIRONMENT)(guarded(_verb))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,11 @@ from anovl.cli import words
 from anovl.cli.exported import bind as bind_exported
 from anovl.cli.exported import prompts_sha256
 from anovl.cli.run import Engine, parse_size
-from anovl.config import DEFAULT_RECIPE, DEFAULT_THRESHOLD, Recipe
+from anovl.config import DEFAULT_RECIPE, DEFAULT_THRESHOLD, Mutual, Recipe
 from anovl.config import recipe as make_recipe
 from anovl.engine.artefact import is_exported
 from anovl.errors import UsageError
-from anovl.profiles import Profile
+from anovl.profiles import UNCALIBRATED, UNCALIBRATED_BANK, UNCALIBRATED_BATCHED, Profile
 
 if TYPE_CHECKING:
     from anovl.core.prompts import Wording
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from anovl.detection import DetectionJob
     from anovl.engine.pipeline import Outcome
     from anovl.engine.runtime import ExportedJob
+    from anovl.methods.few_shot import Bank
     from anovl.results import Prediction
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,15 @@ class Bound:
     device: str
     profile: Profile | None
 
+    @property
+    def guarantee(self) -> str:
+        """What the thresholds promise, for run.json."""
+        if self.profile is not None:
+            return self.profile.guarantee()
+        if self.settings.get("batched"):
+            return UNCALIBRATED_BATCHED
+        return UNCALIBRATED_BANK if self.settings.get("bank") else UNCALIBRATED
+
 
 def _run_on_all(job: DetectionJob, items: Iterator[SourceItem], **options: Any) -> Generator[Outcome[Prediction]]:
     """`anovl.engine.local.run` on every device of the job's detector."""
@@ -65,16 +76,16 @@ class Chosen:
     arch: str | None
     recipe: str | None
     method: str
-    domain: str | None
-    defect: list[str] | None
-    state: list[str] | None
-    template: list[str] | None
-    domain_word: list[str] | None
-    prompt_file: Path | None
-    adapt: bool
-    adapt_steps: int | None
-    seed: list[int] | None
-    output_size: str | None
+    domain: str | None = None
+    defect: list[str] | None = None
+    state: list[str] | None = None
+    template: list[str] | None = None
+    domain_word: list[str] | None = None
+    prompt_file: Path | None = None
+    adapt: bool = False
+    adapt_steps: int | None = None
+    seed: list[int] | None = None
+    output_size: str | None = None
     decode: str | None
     image_size: str | None
     threads: int | None
@@ -86,17 +97,24 @@ class Chosen:
     max_bytes: int
     threshold: float | None = None
     profile: Profile | None = None
+    bank: Bank | None = None
+    batched: Mutual | None = None
 
     def check(self) -> None:
         """Refuse options that go with no model.
 
         Raises:
-            UsageError: seeds or steps without the adaptation, a threshold beside a profile, no size, or no limit.
+            UsageError: seeds or steps without the adaptation, a threshold beside a profile, a bank or a profile beside
+                images that score each other, either of both beside an exported file, no size, or no limit.
         """
         if not self.adapt and (self.adapt_steps is not None or self.seed):
             raise UsageError("--adapt-steps and --seed: each needs --adapt; without it nothing is drawn at random")
         if self.threshold is not None and self.profile is not None:
             raise UsageError("--threshold and --profile: both decide; leave one out")
+        if self.batched is not None and (self.bank or self.profile):
+            raise UsageError("--batched: goes with neither --bank nor --profile; leave them out")
+        if (self.batched or self.bank) and is_exported(self.model):
+            raise UsageError("--batched and --bank: each needs the model itself, not a file of `anovl export`")
         parse_size(self.image_size)
         _ = self.limits
 
@@ -185,6 +203,8 @@ class Chosen:
             "words": wording.to_dict(),
             "threshold": threshold if self.profile is None else self.profile.image_threshold,
             "profile": None if self.profile is None else self.profile.summary(),
+            "bank": None if self.bank is None else self.bank.summary,
+            "batched": None if self.batched is None else asdict(self.batched),
             "seed": list(seeds) if self.adapt else None,  # nothing is drawn at random without adaptation
         }
         return recipe, wording, seeds, settings
@@ -192,6 +212,7 @@ class Chosen:
     def _bind_torch(self) -> Bound:
         recipe, wording, seeds, settings = self._checked()
 
+        from anovl import mutual
         from anovl.detector import AnoVL
 
         detector = AnoVL.from_pretrained(
@@ -209,6 +230,8 @@ class Chosen:
         )
         if detector.backbone.note:
             log.warning("%s: %s", self.model, detector.backbone.note)
+        if self.bank is not None:
+            detector = detector.with_bank(self.bank)
         if self.profile is not None:
             detector = detector.with_profile(self.profile)
         adapted = self._adapted(detector.method.recipe)
@@ -225,6 +248,9 @@ class Chosen:
             "recipe": adapted.to_dict(),
             "prompts_sha256": prompts_sha256(detector.prompts(settings["class_name"], wording)),
         }
+        if self.batched is not None:
+            mutual.MutualJob(job, self.batched)  # refuses what it cannot do
+            return Bound(job, partial(mutual.run, settings=self.batched), settings, detector.device, None)
         return Bound(job, _run_on_all, settings, detector.device, self.profile)
 
     def _wording(self) -> Wording:

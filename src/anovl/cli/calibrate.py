@@ -42,6 +42,7 @@ def calibrate(
     arch: options.Arch = None,
     recipe: options.RecipeName = None,
     method: options.Method = "anovl",
+    bank: options.BankFile = None,
     domain: words.Domain = None,
     defect: words.Defects = None,
     state: words.States = None,
@@ -100,6 +101,7 @@ def calibrate(
         max_pixels=max_pixels,
         max_bytes=max_bytes,
         threshold=DEFAULT_THRESHOLD,  # none that an exported file brings
+        bank=options.read_bank(bank),
     )
     chosen.check()
     sources = [named_source(good), *([] if bad is None else [bad])]

@@ -19,7 +19,6 @@ from anovl.cli.binding import Chosen
 from anovl.cli.run import ANOMALIES_FOUND, SOME_FAILED, named_source, progress, resumable
 from anovl.errors import NothingToDoError, UsageError, require_extra, suggest
 from anovl.files import RUN
-from anovl.profiles import UNCALIBRATED
 
 if TYPE_CHECKING:
     from anovl.cli.evaluate import Compared
@@ -171,8 +170,7 @@ def predict(
         out = Output(folder)
         settings = common | bound.settings
         done = out.check(settings, resume=resume)
-        guarantee = UNCALIBRATED if bound.profile is None else bound.profile.guarantee()
-        record = {"versions": versions, "device": chosen.device, "settings": settings, "guarantee": guarantee}
+        record = {"versions": versions, "device": chosen.device, "settings": settings, "guarantee": bound.guarantee}
         light = _work(bound.job.without_model())
         decode = Decode([light], draws="overlay" in common["save"])
         write = Write(light, folder, common["save"], common["map_format"])

@@ -12,7 +12,7 @@ from anovl.cli import cluster, options
 from anovl.cli.app import is_quiet
 from anovl.cli.info import versions
 from anovl.cli.run import parse_size, progress, resumable
-from anovl.config import DEFAULT_MODEL
+from anovl.config import DEFAULT_MODEL, Mutual
 from anovl.errors import UsageError
 from anovl.files import RUN
 
@@ -28,9 +28,15 @@ class Compared:
 
     Attributes:
         rows: (method, adapts) of each.
+        shots: good pictures that each is fitted to.
+        shot_seed: of their draw.
+        batched: let the images of a category score each other.
     """
 
     rows: list[tuple[str, bool]]
+    shots: int | None
+    shot_seed: int
+    batched: bool
     model: str
     arch: str | None
     recipe: str | None
@@ -39,6 +45,11 @@ class Compared:
     image_size: tuple[int, int] | None
     offline: bool
     cache_dir: Path | None
+
+    @property
+    def addition(self) -> str:
+        """What a row's name ends with."""
+        return "+batched" if self.batched else "" if self.shots is None else f"+{self.shots}shot"
 
     def load(self) -> list[Variant]:
         """The variants, which share a backbone.
@@ -61,7 +72,14 @@ class Compared:
             cache_dir=self.cache_dir,
         )
         return [
-            Variant(name=name + (ADAPTED if adapts else ""), detector=first.with_method(name), adapt=adapts)
+            Variant(
+                name=name + (ADAPTED if adapts else "") + self.addition,
+                detector=first.with_method(name),
+                adapt=adapts,
+                shots=self.shots,
+                shot_seed=self.shot_seed,
+                batched=Mutual() if self.batched else None,
+            )
             for name, adapts in self.rows
         ]
 
@@ -91,6 +109,13 @@ def evaluate(
         list[int] | None,
         typer.Option(help="Of the adaptation, default 0; repeat for mean and spread.", allow_from_autoenv=False),
     ] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Fit each category to so many of its good training pictures, 1 to 64.", min=1, max=64)
+    ] = None,
+    shot_seed: Annotated[int, typer.Option(help="Of the draw of these pictures.", min=0)] = 0,
+    batched: Annotated[
+        bool, typer.Option("--batched", help="Let the images of a category score each other too, as in `anovl predict`.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="At most so many images a category, half of them good.", min=1)] = None,
     bootstrap: Annotated[int, typer.Option(help="Resamples for 95 % intervals; 0 leaves them out.", min=0)] = 0,
     model: Annotated[str, typer.Option(help="As in `anovl predict`.")] = DEFAULT_MODEL,
@@ -140,11 +165,19 @@ def evaluate(
 
     from anovl.core.adapter import check_seeds
     from anovl.evaluation.outputs import write_outputs
+    from anovl.fitting import drawn
     from anovl.methods import method_class
     from anovl.render.writers import check_folder
 
     for name, adapts in rows:
-        method_class(name, adapt=adapts)
+        found = method_class(name, adapt=adapts)
+        if shots is not None and not found.fits:
+            raise UsageError(f"--shots: method {name!r} keeps nothing of good pictures; leave it out")
+    if batched and (shots is not None or engine != "local"):
+        raise UsageError("--batched: compares the images of a category on this machine; leave out --shots and --engine")
+    if shots is not None:
+        for one in data.categories:  # too few are told before a model is loaded
+            drawn(one.train, shots, shot_seed, name=f"{one.name}, train")
     seeds = check_seeds(seed or 0)
     data = evaluation.limited(data, limit)
     check_folder(output, resume=resume)
@@ -152,6 +185,9 @@ def evaluate(
         typer.echo(f"anovl: {data.title}, licence: {data.licence} {data.address}".rstrip(), err=True)
     compared = Compared(
         rows=rows,
+        shots=shots,
+        shot_seed=shot_seed,
+        batched=batched,
         model=model,
         arch=arch,
         recipe=recipe,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from anovl.cli.settings import load_config
+
+if TYPE_CHECKING:
+    from anovl.methods.few_shot import Bank
 
 
 def is_several(device: str) -> bool:
@@ -36,6 +39,9 @@ Model = Annotated[
 ]
 Method = Annotated[
     str, typer.Option(help="anovl, or a compared system: clip, transmm, maskclip, clip_surgery, winclip; docs/methods.md.")
+]
+BankFile = Annotated[
+    Path | None, typer.Option("--bank", help="Good pictures as `anovl fit` keeps them: distances to them join the scores.")
 ]
 Adapt = Annotated[bool, typer.Option("--adapt/--no-adapt", help="Adapt to each image at test time (Eq. 9-11 of the paper).")]
 AdaptSteps = Annotated[int | None, typer.Option(help="Steps of the adaptation; default the recipe's, 5.")]
@@ -76,3 +82,16 @@ Config = Annotated[
     Path | None,
     typer.Option(help="TOML file with these options; environment and flags go before it.", callback=load_config, is_eager=True),
 ]
+
+
+def read_bank(path: Path | None) -> Bank | None:
+    """The bank of --bank.
+
+    Raises:
+        UsageError: the file is none.
+    """
+    if path is None:
+        return None
+    from anovl.methods.few_shot import Bank
+
+    return Bank.load(path)

@@ -13,9 +13,9 @@ from anovl.cli import cluster, options, words
 from anovl.cli.binding import Chosen
 from anovl.cli.info import versions
 from anovl.cli.run import Run, count_images, named_source, resolved
-from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, Decode, OutputSize
+from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, Decode, Mutual, OutputSize
 from anovl.errors import UsageError, suggest
-from anovl.profiles import UNCALIBRATED, Profile
+from anovl.profiles import Profile
 
 
 def predict(
@@ -47,6 +47,18 @@ def predict(
     ] = None,
     profile: Annotated[
         Path | None, typer.Option(help="Thresholds of `anovl calibrate`, in place of --threshold; docs/calibration.md.")
+    ] = None,
+    bank: options.BankFile = None,
+    batched: Annotated[
+        bool,
+        typer.Option(
+            "--batched",
+            help="Let the images score each other too (MuSc); rows come after all were encoded; docs/few_and_many.md.",
+        ),
+    ] = False,
+    share: Annotated[
+        float | None,
+        typer.Option(help="With --batched: of the images that each is compared with, drawn at random; default 1, all."),
     ] = None,
     output: Annotated[str, typer.Option("--output", "-o", help="Output folder; - writes JSON lines to stdout.")] = "-",
     save: Annotated[
@@ -96,6 +108,10 @@ def predict(
     _check_choices(kinds, table, map_format, output_size, decode)
     if folder is None and (resume or save or table != "jsonl"):
         raise UsageError("--resume, --save and --format: each needs an output folder, -o FOLDER")
+    if share is not None and not batched:
+        raise UsageError("--share: needs --batched; without it no image is compared with another")
+    if batched and (resume or engine != "local"):
+        raise UsageError("--batched: compares all images in one run of this machine; leave out --resume and --engine")
     chosen = Chosen(
         model=model,
         class_name=class_name,
@@ -123,6 +139,8 @@ def predict(
         max_bytes=max_bytes,
         threshold=threshold,
         profile=None if profile is None else Profile.load(profile),
+        bank=options.read_bank(bank),
+        batched=Mutual(share=1.0 if share is None else share) if batched else None,
     )
     chosen.check()
     common: dict[str, Any] = {
@@ -170,7 +188,7 @@ def predict(
         "versions": versions(),
         "device": bound.device,
         "settings": common | bound.settings,
-        "guarantee": UNCALIBRATED if bound.profile is None else bound.profile.guarantee(),
+        "guarantee": bound.guarantee,
     }
     writing: dict[str, Any] = {"save": kinds, "table": table, "map_format": map_format, "resume": resume}
     writer = StreamWriter(sys.stdout) if folder is None else FolderWriter(folder, record, **writing)

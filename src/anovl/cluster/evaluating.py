@@ -45,7 +45,7 @@ class Ray:
         results = execute(
             rows,
             decode=Decode([Stacked(lights[task.variant.name]) for task in tasks]),
-            bind=_Bind(self.load, [(task.variant.name, replace(task.category, test=(), train=()), task.seeds) for task in tasks]),
+            bind=_Bind(self.load, [(task.variant.name, _without_images(task), task.seeds) for task in tasks]),
             pool=replace(self.pool, batch_size=batch_size),
             ordered=True,
         )
@@ -82,12 +82,17 @@ class Ray:
             yield fetch(coming.popleft())
 
 
+def _without_images(task: Task) -> Category:
+    """The category without the images that an actor does not read: all but those that it is fitted to."""
+    return replace(task.category, test=(), train=() if task.variant.shots is None else task.category.train)
+
+
 class _Bind:
     """In an actor: the job of a task.
 
     Args:
         load: as of `Ray`.
-        tasks: name of the variant, category without images, seeds.
+        tasks: name of the variant, category without test images, seeds.
     """
 
     def __init__(self, load: Callable[[], Sequence[Variant]], tasks: list[tuple[str, Category, tuple[int, ...]]]) -> None:

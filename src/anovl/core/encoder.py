@@ -8,6 +8,7 @@ weights directly: no hook, no monkeypatch, nothing copied but the position embed
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -47,6 +48,7 @@ class Encoder(nn.Module, ABC):
         image_size: (H, W) of its input in pixels.
         grid: (h, w) of its patch tokens, M = h * w.
         depth: layers of attention.
+        blocks_kept: of them, those whose own patch tokens `encode_layers` can give; none of a ResNet.
         residual: whether the local path adds to the tokens before it; False reads the last block alone (MaskCLIP). The
             attention pool of a ResNet has none.
     """
@@ -54,6 +56,7 @@ class Encoder(nn.Module, ABC):
     image_size: tuple[int, int]
     grid: tuple[int, int]
     depth: int
+    blocks_kept: int = 0
     residual: bool = True
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,16 +72,42 @@ class Encoder(nn.Module, ABC):
         Raises:
             UsageError: pixel_values has another size than the encoder was made for.
         """
-        class_token, local_tokens = self._encode(pixel_values, local=True)
-        return class_token, cast("Tensor", local_tokens)
+        class_token, local_tokens, _ = self.encode_layers(pixel_values, ())
+        return class_token, local_tokens
+
+    def encode_layers(self, pixel_values: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Both paths, and the original path's patch tokens after some of its blocks, in the same pass.
+
+        Args:
+            pixel_values: as of `forward`.
+            layers: numbers of blocks from 1 to `depth`, ascending; none for a ResNet, whose one attention layer is its pool.
+
+        Returns:
+            class_token [B, C] and local_tokens [B, M, C] as `forward`; for each layer [B, M, D] of the block's own width,
+            not projected, not normalised.
+
+        Raises:
+            UsageError: as `forward`, or there is no such block.
+        """
+        self.check_layers(layers)
+        class_token, local_tokens, deep = self._encode(pixel_values, local=True, layers=layers)
+        return class_token, cast("Tensor", local_tokens), deep
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Raise a UsageError for blocks that are not there, or not ascending."""
+        if any(not 1 <= layer <= self.blocks_kept for layer in layers) or list(layers) != sorted(set(layers)):
+            valid = f"ascending numbers from 1 to {self.blocks_kept}" if self.blocks_kept else "none, this backbone is a ResNet"
+            raise UsageError(f"layers: expected {valid}, got {', '.join(map(str, layers))}")
 
     def encode_class(self, pixel_values: Tensor) -> Tensor:
         """The class token [B, C] alone: the original path without the cost of the local one."""
         return self._encode(pixel_values, local=False)[0]
 
     @abstractmethod
-    def _encode(self, pixel_values: Tensor, *, local: bool) -> tuple[Tensor, Tensor | None]:
-        """Class token, and local tokens where asked for."""
+    def _encode(
+        self, pixel_values: Tensor, *, local: bool, layers: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+        """Class token, local tokens where asked for, and patch tokens after the blocks of these numbers."""
 
     def _checked(self, pixel_values: Tensor) -> Tensor:
         height, width = self.image_size
@@ -148,7 +177,7 @@ class ViTEncoder(Encoder):
         self.proj = visual.proj
         self.mean_pooled = visual.pool_type == "avg"  # CLIPA: the image token is the mean of the patches
         self.norm_after_pool = bool(visual.final_ln_after_pool)
-        self.depth = len(self.blocks)
+        self.depth = self.blocks_kept = len(self.blocks)
         if layers is not None and layers > self.depth:
             raise UsageError(f"layers: this backbone has {self.depth} blocks, got {layers}")
         self.attention = attention
@@ -168,12 +197,15 @@ class ViTEncoder(Encoder):
         token = self.class_embedding.expand(patches.shape[0], 1, -1)
         return cast("Tensor", self.ln_pre(torch.cat([token, patches], dim=1) + self.positional_embedding))
 
-    def _encode(self, pixel_values: Tensor, *, local: bool) -> tuple[Tensor, Tensor | None]:
+    def _encode(
+        self, pixel_values: Tensor, *, local: bool, layers: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
         z = self.embed(pixel_values)  # original path, [B, 1 + M, D]
         separate = local and self.attention != "qkv"
         recursive = self.attention == "vv-recursive"
         skip = 0 if recursive else 1  # the local path's own class token matters only where it is a key
-        whole_last = self.mean_pooled or (local and not separate)
+        whole_last = self.mean_pooled or (local and not separate) or self.depth in layers
+        deep: list[Tensor] = []
         x: Tensor | None = None  # local path, [B, skip .. M, D]
         last = self.depth - 1
         for i, block in enumerate(self.blocks):
@@ -189,11 +221,13 @@ class ViTEncoder(Encoder):
                 del step
             del q, k, v  # the MLP is where memory peaks
             z = feed_forward(block, z)
+            if i + 1 in layers:
+                deep.append(z[:, 1:])
         class_token = self.image_token(z)
         if not local:
-            return class_token, None
+            return class_token, None, ()
         tokens = z[:, 1:] if x is None else x[:, 1 - skip :]
-        return class_token, self.ln_post(tokens) @ self.proj
+        return class_token, self.ln_post(tokens) @ self.proj, tuple(deep)
 
     def image_token(self, z: Tensor) -> Tensor:
         """What the last block gave, [B, 1 or 1 + M, D] -> [B, C]: normed, pooled as the checkpoint was trained, projected."""
@@ -247,7 +281,13 @@ class ResNetEncoder(Encoder):
         position = resize_position_embedding(self.pool.positional_embedding.detach(), old, self.grid)
         self.register_buffer("positional_embedding", position, persistent=False)
 
-    def _encode(self, pixel_values: Tensor, *, local: bool) -> tuple[Tensor, Tensor | None]:
+    def _encode(
+        self,
+        pixel_values: Tensor,
+        *,
+        local: bool,
+        layers: Sequence[int] = (),  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
         trunk, pool = self.trunk, self.pool
         features = trunk.layer4(trunk.layer3(trunk.layer2(trunk.layer1(trunk.stem(self._checked(pixel_values))))))
         tokens = features.flatten(2).transpose(1, 2)  # [B, M, D]
@@ -258,10 +298,10 @@ class ResNetEncoder(Encoder):
         v = att.split_heads(pool.v_proj(tokens), pool.num_heads)
         attended = pool.c_proj(att.qk_attention(q, k, v))
         if not local:
-            return attended[:, 0], None
+            return attended[:, 0], None, ()
         if whole:
-            return attended[:, 0], attended[:, 1:]
-        return attended[:, 0], pool.c_proj(att.local_attention(self.attention, v, skip=1))
+            return attended[:, 0], attended[:, 1:], ()
+        return attended[:, 0], pool.c_proj(att.local_attention(self.attention, v, skip=1)), ()
 
 
 def _grid(image_size: tuple[int, int], patch: tuple[int, ...], *, exact: bool) -> tuple[int, int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol
 
@@ -63,21 +64,28 @@ class Stacked(Generic[Result]):
 
     def score(self, batch: Sequence[Tensor]) -> list[Scores]:
         """As the protocol says."""
-        try:
+        with out_of_memory_told():
             scores = self.job.score(torch.stack(list(batch))).cpu()
-        except RuntimeError as exc:
-            if not _is_out_of_memory(exc):
-                raise
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            raise OutOfMemoryError(
-                "one image alone does not fit into memory; use a smaller model or --image-size, --dtype bf16, or --device cpu"
-            ) from exc
         return [scores.image(index) for index in range(len(batch))]
 
     def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Result:
         """As the protocol says."""
         return self.job.finish(item, size, scores, timings)
+
+
+@contextmanager
+def out_of_memory_told() -> Iterator[None]:
+    """Turn torch's errors of the kind into an OutOfMemoryError, on which the loop halves its batches."""
+    try:
+        yield
+    except RuntimeError as exc:
+        if not _is_out_of_memory(exc):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise OutOfMemoryError(
+            "one image alone does not fit into memory; use a smaller model or --image-size, --dtype bf16, or --device cpu"
+        ) from exc
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

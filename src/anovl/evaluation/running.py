@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
+from anovl import mutual
 from anovl.core.adapter import check_seeds
 from anovl.data.datasets import Dataset
 from anovl.detector import AnoVL
@@ -47,8 +48,14 @@ class Local:
     def score(self, tasks: Sequence[Task], *, batch_size: int) -> Generator[Outcome[Scored]]:
         """As the protocol says."""
         for task in tasks:
-            if items := task.items:
-                yield from local.run(task.job().per_device(), items, batch_size=batch_size, workers=self.workers)
+            if not (items := task.items):
+                continue
+            job = task.job()
+            work: dict[str, Any] = {"batch_size": batch_size, "workers": self.workers}
+            if task.variant.batched is None:
+                yield from local.run(job.per_device(), items, **work)
+            else:
+                yield from mutual.run(job.job, items, settings=task.variant.batched, finish=job.finish, **work)
 
     def compare(self, task: Task, scored: Sequence[Scored], resolution: Resolution) -> Iterator[Part]:
         """As the protocol says."""

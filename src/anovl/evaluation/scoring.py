@@ -10,7 +10,7 @@ import base64
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from anovl.config import Adaptation
+from anovl.config import Adaptation, Mutual
 from anovl.core.prompts import Wording
 from anovl.core.scoring import Scores
 from anovl.data.datasets import Category, Sample
@@ -28,6 +28,7 @@ from anovl.detector import AnoVL
 from anovl.engine.pipeline import Outcome
 from anovl.errors import AnovlError, OutputError, UsageError
 from anovl.files import cut_torn_line, replacing
+from anovl.fitting import drawn
 from anovl.methods import method_class
 from anovl.results import FloatArray
 
@@ -41,12 +42,18 @@ class Variant:
         detector: backbone, method and recipe.
         adapt: as in `AnoVL.predict`.
         wording: words of your own; default the method's.
+        shots: good pictures of a category's training set that it is fitted to, 1 to 64; None for none.
+        shot_seed: of the draw of these.
+        batched: let the images of a category score each other too; None is each alone.
     """
 
     name: str
     detector: AnoVL
     adapt: bool | Adaptation = False
     wording: Wording | None = None
+    shots: int | None = None
+    shot_seed: int = 0
+    batched: Mutual | None = None
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or "\\" in self.name or self.name.startswith("."):
@@ -60,7 +67,11 @@ class Variant:
         if words.domain == "auto" and not words.domain_words:
             words = replace(words, domain=category.kind)
         name = category.name if method.recipe.prompts == "released" else category.class_name
-        return self.detector.job(name, wording=words, adapt=self.adapt, seed=tuple(seeds))
+        detector = self.detector
+        if self.shots is not None:
+            good = drawn(category.train, self.shots, self.shot_seed, name=f"{category.name}, train")
+            detector = detector.fit([sample.image for sample in good], name)
+        return detector.job(name, wording=words, adapt=self.adapt, seed=tuple(seeds))
 
     def without_model(self) -> Variant:
         """As `AnoVL.without_model`."""
@@ -78,6 +89,9 @@ class Variant:
             "recipe": recipe.to_dict(),
             "words": (self.wording or detector.method.wording).to_dict(),
             "adapt": bool(self.adapt),
+            "shots": self.shots,
+            "shot_seed": None if self.shots is None else self.shot_seed,
+            "batched": None if self.batched is None else asdict(self.batched),
         }
 
 
@@ -170,6 +184,8 @@ class Task:
     def begin(cls, variant: Variant, category: Category, seeds: Sequence[int], path: Path, *, batch_size: int) -> Task:
         """Make the file, or go on with it after a kill: whole batches count, an image's last bits depend on who shares its own.
 
+        Of images that score each other all count or none.
+
         Raises:
             OutputError: the file cannot be written, or is none of this package, or of other images.
         """
@@ -177,7 +193,7 @@ class Task:
         if [one.key for one in done] != [sample.key for sample in category.test[: len(done)]]:
             raise OutputError(f"{path}: scores of other images than the data set's; name another folder")
         if len(done) < len(category.test):
-            done = done[: len(done) // batch_size * batch_size]
+            done = [] if variant.batched else done[: len(done) // batch_size * batch_size]
             with replacing(path) as temporary:
                 temporary.write_text("".join(map(_line, done)), encoding="utf-8")
         return cls(variant, category, tuple(seeds), path, done)

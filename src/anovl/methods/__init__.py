@@ -7,7 +7,7 @@ from typing import cast
 
 from anovl.config import Recipe
 from anovl.errors import UsageError, suggest
-from anovl.methods.base import Method, VisionModel
+from anovl.methods.base import FittingMethod, Method, VisionModel
 
 METHODS: dict[str, str] = {
     "anovl": "anovl.methods.anovl:AnoVLMethod",
@@ -44,6 +44,17 @@ def method_class(name: str, *, adapt: bool = False) -> type[Method]:
     return found
 
 
+def fitting_method(name: str, method: Method) -> FittingMethod:
+    """A method as one that keeps a memory of good pictures.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if not method.fits:
+        raise UsageError(f"fit: method {name!r} keeps nothing of good pictures; take another method")
+    return cast("FittingMethod", method)
+
+
 def make_method(name: str, model: VisionModel, recipe: Recipe) -> Method:
     """A method on a backbone.
 
@@ -53,4 +64,4 @@ def make_method(name: str, model: VisionModel, recipe: Recipe) -> Method:
     return method_class(name)(model, recipe)
 
 
-__all__ = ["METHODS", "Method", "VisionModel", "make_method", "method_class"]
+__all__ = ["METHODS", "FittingMethod", "Method", "VisionModel", "fitting_method", "make_method", "method_class"]

@@ -9,19 +9,21 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from anovl.config import Recipe
+from anovl.config import FewShot, Recipe
 from anovl.core import views
 from anovl.core.adapter import Adapter, adapt
 from anovl.core.prompts import Wording
 from anovl.core.scoring import Scores, TextFeatures, anomaly_score, picture_score
 from anovl.errors import UsageError
 from anovl.methods.base import VisionModel
+from anovl.methods.few_shot import Bank, averaged, chosen_layers, fused
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +43,9 @@ class AnoVLMethod:
 
     wording: ClassVar[Wording] = Wording()
     adapts: ClassVar[bool] = True
+    fits: ClassVar[bool] = True
     decided: ClassVar[dict[str, Any]] = {}
+    bank: Bank | None = None
 
     def __init__(self, model: VisionModel, recipe: Recipe) -> None:
         self.recipe = recipe = replace(recipe, **self.decided)
@@ -53,8 +57,38 @@ class AnoVLMethod:
             raise UsageError(f"image_score 'class_token_22views' turns the input: expected a square size, got {height}x{width}")
 
     def score(self, pixel_values: Tensor, text: TextFeatures, adapters: Sequence[Adapter] = ()) -> Scores:
-        """Eq. (2) on the local tokens, adapted or not; of the picture Eq. (1) on the class token, or what the recipe names."""
-        class_token, local_tokens = self.encoder(pixel_values)
+        """Eq. (2) on the local tokens, adapted or not; of the picture Eq. (1) on the class token, or what the recipe names.
+
+        With a bank, its distances join them; see `anovl.methods.few_shot`.
+        """
+        if self.bank is None:
+            return self.look(pixel_values, text, adapters)[0]
+        settings = self.bank.settings
+        scores, _, tokens = self.look(pixel_values, text, adapters, layers=settings.layers or ())
+        features = [averaged(path, settings.radius, self.encoder.grid) for path in tokens]
+        distance = torch.stack(self.bank.distances(features)).mean(dim=0)
+        return fused(scores, distance.unflatten(1, self.encoder.grid), settings.weight * self.logit_scale)
+
+    def with_bank(self, bank: Bank) -> AnoVLMethod:
+        """The same method with a memory of good pictures, which is on the encoder's device."""
+        other = copy(self)
+        other.bank = bank
+        return other
+
+    def settled(self, settings: FewShot) -> FewShot:
+        """As the protocol says."""
+        return replace(settings, layers=chosen_layers(settings.layers, self.encoder))
+
+    def features(self, pixel_values: Tensor, settings: FewShot) -> tuple[Tensor, ...]:
+        """What a bank keeps, [B, M, D] each: the local tokens, then the patch tokens of each layer, averaged."""
+        _, local_tokens, deep = self.encoder.encode_layers(pixel_values, settings.layers or ())
+        return tuple(averaged(path, settings.radius, self.encoder.grid) for path in (local_tokens, *deep))
+
+    def look(
+        self, pixel_values: Tensor, text: TextFeatures, adapters: Sequence[Adapter] = (), *, layers: Sequence[int] = ()
+    ) -> tuple[Scores, Tensor, tuple[Tensor, ...]]:
+        """In one pass the scores by the text alone, the class token [B, C], and tokens [B, M, D]: local, and of each layer."""
+        class_token, local_tokens, deep = self.encoder.encode_layers(pixel_values, layers)
         class_score = anomaly_score(class_token, text.prototypes, self.logit_scale)
         if self.all_views:
             others = views.augmented_views(pixel_values)
@@ -69,7 +103,7 @@ class AnoVLMethod:
         images = torch.stack([picture_score(self.recipe.image_score, class_score, grid) for grid in grids], dim=1)
         patches = torch.stack(grids, dim=1)  # [B, S, h, w]
         seeds = (images, patches) if len(grids) > 1 else (None, None)
-        return Scores(images.mean(dim=1), patches.mean(dim=1), *seeds)
+        return Scores(images.mean(dim=1), patches.mean(dim=1), *seeds), class_token, (local_tokens, *deep)
 
     def _adapted(self, adapter: Adapter, local_tokens: Tensor) -> Tensor:
         """Eq. (2) on adapted tokens, [B, M]."""

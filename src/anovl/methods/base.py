@@ -7,12 +7,13 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from anovl.config import Attention, Recipe
+from anovl.config import Attention, FewShot, Recipe
 from anovl.core.adapter import Adapter
 from anovl.core.encoder import Encoder, ViTEncoder
 from anovl.core.prompts import Wording
 from anovl.core.scoring import Scores, TextFeatures
 from anovl.errors import UsageError
+from anovl.methods.few_shot import Bank
 
 
 class VisionModel(Protocol):
@@ -33,6 +34,7 @@ class Method(Protocol):
         recipe: the settings in force: the user's, with what the method itself decides.
         wording: the words its prompts are made of unless the user says otherwise.
         adapts: whether it takes adapters, that is, has test-time adaptation.
+        fits: whether it is a `FittingMethod`, which keeps a memory of good pictures.
         encoder: the image tower with this method's local path.
         logit_scale: the factor on cosines that its scores were made with.
     """
@@ -40,6 +42,7 @@ class Method(Protocol):
     recipe: Recipe
     wording: ClassVar[Wording]
     adapts: ClassVar[bool]
+    fits: ClassVar[bool]
     encoder: Encoder
     logit_scale: float
 
@@ -54,6 +57,23 @@ class Method(Protocol):
             adapters: test-time adaptations of the class, one a seed; none is training-free, and all that a method
                 without `adapts` can do.
         """
+
+
+class FittingMethod(Method, Protocol):
+    """A method that can keep what good pictures look like; see `anovl.methods.few_shot`."""
+
+    def with_bank(self, bank: Bank) -> Method:
+        """The same method with a memory of good pictures, which is on the encoder's device."""
+
+    def settled(self, settings: FewShot) -> FewShot:
+        """The settings with layers by their numbers.
+
+        Raises:
+            UsageError: the backbone has no such layer, or the method reads none.
+        """
+
+    def features(self, pixel_values: Tensor, settings: FewShot) -> tuple[Tensor, ...]:
+        """What a bank keeps of a batch, [B, M, D] for each path, by settings that are settled."""
 
 
 def class_token_tower(model: VisionModel, method: str, layers: int | None = None) -> ViTEncoder:

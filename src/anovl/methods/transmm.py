@@ -41,6 +41,7 @@ class TransMMMethod:
 
     wording: ClassVar[Wording] = Wording()
     adapts: ClassVar[bool] = False
+    fits: ClassVar[bool] = False
 
     def __init__(self, model: VisionModel, recipe: Recipe) -> None:
         self.recipe = replace(recipe, image_score="class_token", logit_scale=None)

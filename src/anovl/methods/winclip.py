@@ -1,4 +1,4 @@
-"""WinCLIP, zero-shot: CLIP's class token for every small window of patches.
+"""WinCLIP: CLIP's class token for every small window of patches; with good pictures WinCLIP+.
 
 WinCLIP: Zero-/Few-Shot Anomaly Classification and Segmentation (Jeong, Zou, Kim, Zhang, Ravichandran, Dabeer 2023,
 arXiv:2303.14814).
@@ -7,6 +7,7 @@ arXiv:2303.14814).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anovl.config import Recipe
+from anovl.config import FewShot, Recipe
 from anovl.core.adapter import Adapter
 from anovl.core.attention import qk_attention, split_heads
 from anovl.core.encoder import ViTEncoder, add_attended, feed_forward, project
@@ -23,6 +24,7 @@ from anovl.core.prompts import TEMPLATES, Wording
 from anovl.core.scoring import Scores, TextFeatures, anomaly_score
 from anovl.errors import UsageError
 from anovl.methods.base import VisionModel, class_token_tower
+from anovl.methods.few_shot import Bank
 
 TEMPERATURE = 0.07
 WINDOWS = (2, 3)  # sides, in patches
@@ -59,12 +61,18 @@ class WinCLIPMethod:
     P(abnormal) of a window is the softmax share at temperature 0.07. A patch takes the harmonic mean over the windows
     that cover it, then over both sizes and the whole image. The image's score is that of its class token.
 
+    With a bank (WinCLIP+) a half of 1 - cosine to the nearest kept token, of patches after the last block, and of both sizes of
+    windows as harmonic means over them; the mean of the three maps. Scores are the mean of text and distance, the image's that
+    of its text score and the largest distance.
+
     Raises:
         UsageError: the backbone has no class token of a ViT, or fewer than 3x3 patches.
     """
 
     wording: ClassVar[Wording] = WORDING
     adapts: ClassVar[bool] = False
+    fits: ClassVar[bool] = True
+    bank: Bank | None = None
 
     def __init__(self, model: VisionModel, recipe: Recipe) -> None:
         self.logit_scale = 1 / TEMPERATURE
@@ -76,12 +84,44 @@ class WinCLIPMethod:
 
     def score(self, pixel_values: Tensor, text: TextFeatures, adapters: Sequence[Adapter] = ()) -> Scores:  # noqa: ARG002
         """Harmonic means over windows; see the class."""
-        image_score = anomaly_score(self.encoder.encode_class(pixel_values), text.prototypes, self.logit_scale)
+        if self.bank is None:
+            class_token = self.encoder.encode_class(pixel_values)
+        else:
+            class_token, patches = self._whole(pixel_values)
+        image_score = anomaly_score(class_token, text.prototypes, self.logit_scale)
         inverse = 1 / image_score[:, None, None]
-        for side, tokens in zip(WINDOWS, window_tokens(self.encoder, pixel_values), strict=True):
+        windows = window_tokens(self.encoder, pixel_values)
+        for side, tokens in zip(WINDOWS, windows, strict=True):
             scores = anomaly_score(tokens, text.prototypes, self.logit_scale)
             inverse = inverse + 1 / harmonic_mean(scores, side, self.encoder.grid)
-        return Scores(image_score, (len(WINDOWS) + 1) / inverse)
+        patch_scores = (len(WINDOWS) + 1) / inverse
+        if self.bank is None:
+            return Scores(image_score, patch_scores)
+        near, *around = (distance / 2 for distance in self.bank.distances((patches, *windows)))
+        maps = [harmonic_mean(distance, side, self.encoder.grid) for side, distance in zip(WINDOWS, around, strict=True)]
+        distance = torch.stack([near.unflatten(1, self.encoder.grid), *maps]).mean(dim=0)
+        return Scores((image_score + distance.flatten(1).amax(dim=1)) / 2, (patch_scores + distance) / 2)
+
+    def with_bank(self, bank: Bank) -> WinCLIPMethod:
+        """As the protocol says."""
+        other = copy(self)
+        other.bank = bank
+        return other
+
+    def settled(self, settings: FewShot) -> FewShot:
+        """As the protocol says."""
+        if settings.layers is not None:
+            raise UsageError("layers: winclip keeps its windows and the last block's patches; leave layers out")
+        return settings
+
+    def features(self, pixel_values: Tensor, settings: FewShot) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """What a bank keeps: patches after the last block, then the class tokens of both sizes of windows."""
+        return self._whole(pixel_values)[1], *window_tokens(self.encoder, pixel_values)
+
+    def _whole(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Class token [B, C] and patches [B, M, D] of the whole image after the last block, normed (ln_post)."""
+        class_token, _, (last,) = self.encoder.encode_layers(pixel_values, (self.encoder.depth,))
+        return class_token, self.encoder.ln_post(last)
 
 
 def window_indices(side: int, grid: tuple[int, int]) -> Tensor:

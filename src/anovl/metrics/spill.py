@@ -46,7 +46,7 @@ class SpillFile:
                 rest = rest[self._file.write(rest) :]
         except OSError as exc:
             where = self._folder or tempfile.gettempdir()
-            raise OutputError(f"{where}: cannot take {array.nbytes} more bytes of scores, name another folder: {exc}") from exc
+            raise OutputError(f"{where}: cannot take {array.nbytes} more bytes, free some or name another folder: {exc}") from exc
         start, self._size = self._size, self._size + array.nbytes
         return SpilledArray(self, start, array.size, array.dtype)
 
