@@ -59,7 +59,7 @@ class MutualJob:
         settings: of the mutual scores.
 
     Raises:
-        UsageError: the method has no local tokens, the backbone no such layer, or the detector a profile, a bank or several devices.
+        UsageError: the method has no local tokens, the backbone no such layer; the detector a profile, a bank, several devices.
     """
 
     job: DetectionJob
