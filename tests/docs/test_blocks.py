@@ -34,6 +34,10 @@ class Block(NamedTuple):
     mark: str
     code: str
 
+    @property
+    def runs(self):
+        return self.language in RUN and not self.mark.startswith("not run")
+
 
 def blocks(page):
     text = page.read_text()
@@ -51,7 +55,7 @@ def test_every_block_runs_or_says_why_not():
     for page in PAGES:
         assert not re.search(r"\n\n {4}\S", BLOCK.sub("", page.read_text())), f"{page}: code without a fence"
     code = [block for block in every if block.language in RUN]
-    left_out = [block for block in code if block.mark.startswith("not run")]
+    left_out = [block for block in code if not block.runs]
     print(f"\n{len(code)} blocks, {len(left_out)} not run")
     for page, line, _, mark, _ in left_out:
         print(f"{page.name}:{line}: {mark}")
@@ -97,7 +101,9 @@ class Session:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page))], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(block.runs for block in blocks(page))], ids=lambda page: page.stem
+)
 def test_blocks_of_a_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     session = Session(tmp_path)
@@ -105,7 +111,7 @@ def test_blocks_of_a_page(page, tmp_path, monkeypatch):
         for block in blocks(page):
             if block.language == "toml" and (name := re.match(r"# (\w+\.toml)", block.code)):
                 (tmp_path / name[1]).write_text(block.code)
-            if block.language in RUN and not block.mark.startswith("not run"):
+            if block.runs:
                 session.run(block)
     finally:
         session.end()
