@@ -20,7 +20,7 @@ from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, O
 from anovl.config import recipe as make_recipe
 from anovl.core.adapter import Adapter, check_seeds, draw_start
 from anovl.core.prompts import PromptSet, Wording, build_prompts
-from anovl.core.scoring import TextFeatures
+from anovl.core.scoring import TextFeatures, name_directions
 from anovl.data.images import ImageLimits
 from anovl.data.sources import SourceItem, iter_source
 from anovl.data.transforms import to_pixel_values
@@ -31,6 +31,7 @@ from anovl.engine.pipeline import results
 from anovl.engine.text import TextCache
 from anovl.errors import UsageError
 from anovl.methods import make_method, method_class
+from anovl.naming import name_prompts, vocabulary
 from anovl.profiles import DEFAULT_FPR, Origin, Profile, settings_of
 from anovl.results import FloatArray, Prediction
 
@@ -190,6 +191,7 @@ class AnoVL:
         output_size: OutputSize | None = None,
         adapt: bool | Adaptation = False,
         seed: int | Sequence[int] = 0,
+        names: str | Sequence[str] = (),
     ) -> Prediction:
         """Score one image.
 
@@ -203,15 +205,15 @@ class AnoVL:
             adapt: adapt to the image at test time (Eq. 9-11), as the recipe says or with settings of your own.
             seed: of the adaptation's noise and weights; several give the mean of their scores, and its spread in
                 `Prediction.patch_scores_std`.
+            names: words to name each region by, such as ["scratch", "hole"], or "default" (docs/naming.md).
 
         Raises:
             ImageError: the image cannot be used.
             UsageError: a word, domain or prompt is not valid.
         """
         item = SourceItem(image, None, "image")
-        job = self.job(
-            class_name, domain=domain, defects=defects, wording=wording, output_size=output_size, adapt=adapt, seed=seed
-        )
+        words: dict[str, Any] = {"domain": domain, "defects": defects, "wording": wording, "names": names}
+        job = self.job(class_name, output_size=output_size, adapt=adapt, seed=seed, **words)
         (prediction,) = results(local.run(job, [item], batch_size=1, workers=1))
         return prediction
 
@@ -226,6 +228,7 @@ class AnoVL:
         output_size: OutputSize | None = None,
         adapt: bool | Adaptation = False,
         seed: int | Sequence[int] = 0,
+        names: str | Sequence[str] = (),
         batch_size: int = 8,
         workers: int = 2,
         on_error: Literal["raise", "skip"] = "raise",
@@ -237,11 +240,10 @@ class AnoVL:
             batch_size: images a pass.
             workers: decoding threads.
             on_error: "raise" stops at the first broken image, "skip" logs it and goes on.
-            class_name, domain, defects, wording, output_size, adapt, seed: as in `predict`.
+            class_name, domain, defects, wording, output_size, adapt, seed, names: as in `predict`.
         """
-        job = self.job(
-            class_name, domain=domain, defects=defects, wording=wording, output_size=output_size, adapt=adapt, seed=seed
-        )
+        words: dict[str, Any] = {"domain": domain, "defects": defects, "wording": wording, "names": names}
+        job = self.job(class_name, output_size=output_size, adapt=adapt, seed=seed, **words)
         yield from results(local.run(job, iter_source(source), batch_size=batch_size, workers=workers), on_error=on_error)
 
     def calibrate(self, source: Any, class_name: str, *, fpr: float = DEFAULT_FPR, **options: Any) -> Profile:
@@ -273,6 +275,7 @@ class AnoVL:
         decode: Decode | None = None,
         adapt: bool | Adaptation = False,
         seed: int | Sequence[int] = 0,
+        names: str | Sequence[str] = (),
     ) -> DetectionJob:
         """This detector bound to a class and its words, for an engine; `decode` None is the recipe's.
 
@@ -286,7 +289,8 @@ class AnoVL:
             words = replace(words, defects=(*words.defects, *defects))
         recipe = self.recipe.having(output_size=output_size, decode=decode)
         prompts = self.prompts(class_name, words)
-        method_class(self.method_name, adapt=bool(adapt))  # refuses what it cannot do
+        named = vocabulary(names)
+        method_class(self.method_name, adapt=bool(adapt), names=bool(named))  # refuses what it cannot do
         if adapt and len(prompts.normal) != len(prompts.abnormal):
             counts = f"{len(prompts.normal)} and {len(prompts.abnormal)}"
             raise UsageError(
@@ -311,7 +315,10 @@ class AnoVL:
         if self.profile is not None:
             self.profile.check(origin)
         text = self._texts.features(prompts)
-        return DetectionJob(self, origin, text, recipe.output_size, recipe.decode, self._adapters(text, settings, seeds))
+        if named:
+            own = self._texts.features(name_prompts(class_name, words, named, style=recipe.prompts))
+            text = text._replace(names=name_directions(own, len(named)))
+        return DetectionJob(self, origin, text, recipe.output_size, recipe.decode, self._adapters(text, settings, seeds), named)
 
     @torch.inference_mode()
     def _adapters(self, text: TextFeatures, settings: Adaptation, seeds: Sequence[int]) -> tuple[Adapter, ...]:

@@ -75,17 +75,21 @@ class Chosen:
     max_bytes: int
     threshold: float | None = None
     profile: Profile | None = None
+    names: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuse options that go with no model.
 
         Raises:
-            UsageError: seeds or steps without the adaptation, a threshold beside a profile, no size, or no limit.
+            UsageError: seeds or steps without the adaptation, a threshold beside a profile, names beside an exported file,
+                no size, or no limit.
         """
         if not self.adapt and (self.adapt_steps is not None or self.seed):
             raise UsageError("--adapt-steps and --seed: each needs --adapt; without it nothing is drawn at random")
         if self.threshold is not None and self.profile is not None:
             raise UsageError("--threshold and --profile: both decide; leave one out")
+        if self.names and is_exported(self.model):
+            raise UsageError("--names: a file of `anovl export` cannot name defects; take the model it was made from")
         parse_size(self.image_size)
         _ = self.limits
 
@@ -174,6 +178,7 @@ class Chosen:
             "words": wording.to_dict(),
             "threshold": threshold if self.profile is None else self.profile.image_threshold,
             "profile": None if self.profile is None else self.profile.summary(),
+            "names": list(self.names),
             "seed": list(seeds) if self.adapt else None,  # nothing is drawn at random without adaptation
         }
         return recipe, wording, seeds, settings
@@ -209,6 +214,7 @@ class Chosen:
             decode=self.decode,  # type: ignore[arg-type]
             adapt=adapted.adaptation if self.adapt else False,
             seed=seeds,
+            names=self.names,
         )
         settings |= {
             "model": detector.backbone.describe(),
@@ -221,7 +227,7 @@ class Chosen:
         from anovl.methods import method_class
 
         return words.wording(
-            method_class(self.method, adapt=self.adapt).wording,
+            method_class(self.method, adapt=self.adapt, names=bool(self.names)).wording,
             domain=self.domain,
             defects=self.defect,
             states=self.state,

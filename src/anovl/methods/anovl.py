@@ -19,7 +19,7 @@ from anovl.config import Recipe
 from anovl.core import views
 from anovl.core.adapter import Adapter, adapt
 from anovl.core.prompts import Wording
-from anovl.core.scoring import Scores, TextFeatures, anomaly_score, picture_score
+from anovl.core.scoring import Scores, TextFeatures, anomaly_score, cosines, picture_score
 from anovl.errors import UsageError
 from anovl.methods.base import VisionModel
 
@@ -40,6 +40,7 @@ class AnoVLMethod:
     """
 
     wording: ClassVar[Wording] = Wording()
+    names: ClassVar[bool] = True
     adapts: ClassVar[bool] = True
     decided: ClassVar[dict[str, Any]] = {}
 
@@ -69,7 +70,8 @@ class AnoVLMethod:
         images = torch.stack([picture_score(self.recipe.image_score, class_score, grid) for grid in grids], dim=1)
         patches = torch.stack(grids, dim=1)  # [B, S, h, w]
         seeds = (images, patches) if len(grids) > 1 else (None, None)
-        return Scores(images.mean(dim=1), patches.mean(dim=1), *seeds)
+        named = None if text.names is None else cosines(local_tokens, text.names).unflatten(1, self.encoder.grid)
+        return Scores(images.mean(dim=1), patches.mean(dim=1), seeds[0], seeds[1], named)
 
     def _adapted(self, adapter: Adapter, local_tokens: Tensor) -> Tensor:
         """Eq. (2) on adapted tokens, [B, M]."""

@@ -32,6 +32,7 @@ class Method(Protocol):
     Attributes:
         recipe: the settings in force: the user's, with what the method itself decides.
         wording: the words its prompts are made of unless the user says otherwise.
+        names: whether it compares its local tokens with names of defects (`TextFeatures.names`).
         adapts: whether it takes adapters, that is, has test-time adaptation.
         encoder: the image tower with this method's local path.
         logit_scale: the factor on cosines that its scores were made with.
@@ -39,6 +40,7 @@ class Method(Protocol):
 
     recipe: Recipe
     wording: ClassVar[Wording]
+    names: ClassVar[bool]
     adapts: ClassVar[bool]
     encoder: Encoder
     logit_scale: float

@@ -64,6 +64,7 @@ class WinCLIPMethod:
     """
 
     wording: ClassVar[Wording] = WORDING
+    names: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
 
     def __init__(self, model: VisionModel, recipe: Recipe) -> None:
