@@ -4,7 +4,7 @@
     python benchmarks/naming.py --cost mini ViT-B-16-plus-240
 
 Each defective picture of a drawn set counts once: by the largest region of its ground truth, and by the highest region of the
-prediction's mask whose box touches the defect; pictures without one are missed. Intervals are 95 % binomial (Clopper and Pearson).
+prediction's mask whose box touches the defect; pictures without one are missed. Intervals are 95 % binomial (exact).
 Chance is 1 and 3 names of all; "frequent" always tells the most frequent kinds. Costs are of one score on a batch of 8 with the
 default names and without, text encoded beforehand; all but mini with random weights.
 """

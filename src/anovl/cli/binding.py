@@ -160,6 +160,7 @@ class Chosen:
         from anovl.core.adapter import check_seeds
         from anovl.core.prompts import build_prompts, similar_known_class
         from anovl.devices import pick_device, pick_dtype, use_threads
+        from anovl.naming import name_prompts
 
         pick_device(self.device)
         pick_dtype(self.dtype)
@@ -168,7 +169,10 @@ class Chosen:
         self._adapted(recipe or make_recipe())
         seeds = check_seeds(self.seed or 0)
         wording = self._wording()
-        build_prompts(self.class_name, wording, style=(recipe or make_recipe()).prompts)
+        style = (recipe or make_recipe()).prompts
+        build_prompts(self.class_name, wording, style=style)
+        if self.names:
+            name_prompts(self.class_name, wording, self.names, style=style)
         if near := similar_known_class(self.class_name):
             log.warning("class name %r: did you mean %r? (any name is allowed)", self.class_name, near)
         threshold = DEFAULT_THRESHOLD if self.threshold is None else self.threshold
