@@ -212,8 +212,16 @@ class AnoVL:
             UsageError: a word, domain or prompt is not valid.
         """
         item = SourceItem(image, None, "image")
-        words: dict[str, Any] = {"domain": domain, "defects": defects, "wording": wording, "names": names}
-        job = self.job(class_name, output_size=output_size, adapt=adapt, seed=seed, **words)
+        job = self.job(
+            class_name,
+            domain=domain,
+            defects=defects,
+            wording=wording,
+            output_size=output_size,
+            adapt=adapt,
+            seed=seed,
+            names=names,
+        )
         (prediction,) = results(local.run(job, [item], batch_size=1, workers=1))
         return prediction
 
@@ -242,8 +250,16 @@ class AnoVL:
             on_error: "raise" stops at the first broken image, "skip" logs it and goes on.
             class_name, domain, defects, wording, output_size, adapt, seed, names: as in `predict`.
         """
-        words: dict[str, Any] = {"domain": domain, "defects": defects, "wording": wording, "names": names}
-        job = self.job(class_name, output_size=output_size, adapt=adapt, seed=seed, **words)
+        job = self.job(
+            class_name,
+            domain=domain,
+            defects=defects,
+            wording=wording,
+            output_size=output_size,
+            adapt=adapt,
+            seed=seed,
+            names=names,
+        )
         yield from results(local.run(job, iter_source(source), batch_size=batch_size, workers=workers), on_error=on_error)
 
     def calibrate(self, source: Any, class_name: str, *, fpr: float = DEFAULT_FPR, **options: Any) -> Profile:
@@ -318,7 +334,8 @@ class AnoVL:
         if named:
             own = self._texts.features(name_prompts(class_name, words, named, style=recipe.prompts))
             text = text._replace(names=name_directions(own, len(named)))
-        return DetectionJob(self, origin, text, recipe.output_size, recipe.decode, self._adapters(text, settings, seeds), named)
+        adapters = self._adapters(text, settings, seeds)
+        return DetectionJob(self, origin, text, recipe.output_size, recipe.decode, adapters, names=named)
 
     @torch.inference_mode()
     def _adapters(self, text: TextFeatures, settings: Adaptation, seeds: Sequence[int]) -> tuple[Adapter, ...]:
