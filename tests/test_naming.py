@@ -117,8 +117,9 @@ def test_a_region_is_named_by_the_patches_under_its_pixels():
         {"name": "a", "similarity": 0.0},
     ]
     assert prediction.at(0.8).regions()[0] == wide
-    with pytest.raises(UsageError, match="name_scores"):
-        replace(prediction, names=("a",))
+    for wrong in ({"names": ("a", "b")}, {"names": ()}, {"name_scores": None}):
+        with pytest.raises(UsageError, match="name_scores"):
+            replace(prediction, **wrong)
 
 
 def test_patch_similarities_are_cosines_of_local_tokens(detector, pictures):

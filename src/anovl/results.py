@@ -121,9 +121,9 @@ class Prediction:
             object.__setattr__(self, name, value)
         if self.probability is not None and not 0.0 <= self.probability <= 1.0:
             raise UsageError(f"probability: expected a value in [0, 1] or None, got {self.probability}")
-        if self.name_scores is not None and self.name_scores.shape != (*self.patch_scores.shape, len(self.names)):
-            expected = (*self.patch_scores.shape, len(self.names))
-            raise UsageError(f"name_scores: expected {expected}, a value for each patch and name, got {self.name_scores.shape}")
+        expected = (*self.patch_scores.shape, len(self.names)) if self.names else None
+        if (got := None if self.name_scores is None else self.name_scores.shape) != expected:
+            raise UsageError(f"name_scores: expected {expected}, a value for each patch and name, got {got}")
         low, high = self.score_range
         if not -np.inf < low < high < np.inf:
             raise UsageError(f"score_range: expected (low, high), finite and low < high, got {self.score_range}")
