@@ -15,7 +15,7 @@ import argparse
 import statistics
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -86,7 +86,10 @@ def cost(name: str) -> None:
     width = detector.encode(pixels[:1])[0].shape[1]
     unit = torch.nn.functional.normalize(torch.randn(16 + 2, width), dim=-1)
     plain, named = TextFeatures(unit[:2], unit[:2]), TextFeatures(unit[:2], unit[:2], unit[2:])
-    calls = {"plain": partial(detector.method.score, pixels, plain), "named": partial(detector.method.score, pixels, named)}
+    calls: dict[str, Callable[[], object]] = {
+        "plain": partial(detector.method.score, pixels, plain),
+        "named": partial(detector.method.score, pixels, named),
+    }
     with torch.inference_mode():
         times = times_in_turn(calls, "cpu", 9)
     spent = 1000 * statistics.median(times["named"]) / len(pixels)
