@@ -46,7 +46,7 @@ PromptFile = Annotated[
 Names = Annotated[
     str | None,
     typer.Option(
-        help="Name each region: words with commas between, such as scratch,hole; or default; or a file, one a line; docs/naming.md."
+        help="Name each region: words with commas between, as scratch,hole; or default; or a file of words; docs/naming.md."
     ),
 ]
 
