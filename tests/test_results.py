@@ -140,7 +140,9 @@ def test_row_is_plain_json(number):
         "calibrated": False,
         "probability": None,
         "map_size": [1, 3],
-        "regions": [{"box": [1, 0, 3, 1], "area": 2, "peak": 1.0, "centroid": [1.5, 0.0]}],
+        "regions": [
+            {"box": [1, 0, 3, 1], "area": 2, "peak": 1.0, "centroid": [1.5, 0.0], "name": None, "margin": None, "names": []}
+        ],
         "timings_ms": {"encode": 1.235},
     }
 

@@ -93,6 +93,7 @@ class Client:
         *,
         domain: str | None = None,
         defects: Sequence[str] = (),
+        names: Sequence[str] = (),
         adapt: bool = False,
         seed: int | None = None,
         threshold: float | None = None,
@@ -106,6 +107,7 @@ class Client:
             images: one or several of what `anovl.load_image` takes; files are sent as they are, others as PNG.
             class_name: what they show; None leaves it to the service.
             domain, defects, adapt, seed: as in `anovl.AnoVL.predict`.
+            names: words to name each region by, or "default" alone.
             threshold: None is the model's.
             model: its name in the service; None is the first.
             returns: "map" and "overlay" are sent on request alone.
@@ -127,7 +129,8 @@ class Client:
             "map_format": map_format,
         }
         pairs = [(name, str(value)) for name, value in fields.items() if value is not None]
-        pairs += [("defects", defect) for defect in defects] + [("return", part) for part in returns]
+        lists = {"defects": defects, "names": names, "return": returns}
+        pairs += [(name, value) for name, values in lists.items() for value in values]
         files = [_file(image, index) for index, image in enumerate(given)]
         body, content_type = _multipart(pairs, files)
         answer = self._json("POST", "/v1/predict", body, {"Content-Type": content_type})
@@ -228,7 +231,13 @@ def _prediction(row: dict[str, Any]) -> ServedPrediction:
 
 
 def _region(values: dict[str, Any]) -> Region:
-    return Region(box=tuple(values["box"]), area=values["area"], peak=values["peak"], centroid=tuple(values["centroid"]))
+    return Region(
+        box=tuple(values["box"]),
+        area=values["area"],
+        peak=values["peak"],
+        centroid=tuple(values["centroid"]),
+        names=tuple((one["name"], one["similarity"]) for one in values["names"]),
+    )
 
 
 def _map(data: bytes) -> FloatArray:

@@ -26,6 +26,13 @@ ADAPTATION_MEMORY = 1024**3  # a batch adapts in parts of about so many bytes
 CPU_ADAPTATION_MEMORY = 48 * 1024**2  # on a CPU in parts that stay near its caches
 MAX_IMAGE_PIXELS = 178_956_970  # where Pillow itself refuses; 100-megapixel cameras pass
 MAX_IMAGE_BYTES = 512 * 1024 * 1024
+MOST_NAMES = 32  # in a vocabulary of defects
+NAMES_TOLD = 3  # of a region
+REGIONS_DRAWN = 20  # on a picture, and listed beside it
+DEFECT_NAMES = (
+    "scratch", "crack", "hole", "stain", "dent", "contamination", "discoloration", "cut", "abrasion", "burn", "thread",
+    "distortion", "chip", "bend", "missing part", "misplaced part",
+)  # fmt: skip
 
 
 def _check_choices(settings: Any, choices: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ class DetectionJob:
     output_size: OutputSize
     decode: Decode = "full"
     adapters: tuple[Adapter, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def class_name(self) -> str:
@@ -110,4 +111,6 @@ class DetectionJob:
             patch_scores_std=None if scores.patch_seeds is None else scores.patch_seeds.std(dim=0).numpy(),
             timings_ms=timings,
             score_range=self.detector.score_range,
+            names=self.names,
+            name_scores=None if scores.name_scores is None else scores.name_scores.numpy(),
         )

@@ -20,7 +20,7 @@ from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, F
 from anovl.config import recipe as make_recipe
 from anovl.core.adapter import Adapter, check_seeds, draw_start
 from anovl.core.prompts import PromptSet, Wording, build_prompts
-from anovl.core.scoring import TextFeatures, score_range
+from anovl.core.scoring import TextFeatures, name_directions, score_range
 from anovl.data.images import ImageLimits
 from anovl.data.sources import SourceItem, iter_source
 from anovl.data.transforms import to_pixel_values
@@ -33,6 +33,7 @@ from anovl.errors import UsageError
 from anovl.fitting import FittingJob
 from anovl.methods import fitting_method, make_method, method_class
 from anovl.methods.few_shot import Bank
+from anovl.naming import name_prompts, vocabulary
 from anovl.profiles import DEFAULT_FPR, Origin, Profile, settings_of
 from anovl.results import FloatArray, Prediction
 
@@ -251,6 +252,7 @@ class AnoVL:
         output_size: OutputSize | None = None,
         adapt: bool | Adaptation = False,
         seed: int | Sequence[int] = 0,
+        names: str | Sequence[str] = (),
     ) -> Prediction:
         """Score one image.
 
@@ -264,6 +266,7 @@ class AnoVL:
             adapt: adapt to the image at test time (Eq. 9-11), as the recipe says or with settings of your own.
             seed: of the adaptation's noise and weights; several give the mean of their scores, and its spread in
                 `Prediction.patch_scores_std`.
+            names: words to name each region by, such as ["scratch", "hole"], or "default" (docs/naming.md).
 
         Raises:
             ImageError: the image cannot be used.
@@ -271,7 +274,14 @@ class AnoVL:
         """
         item = SourceItem(image, None, "image")
         job = self.job(
-            class_name, domain=domain, defects=defects, wording=wording, output_size=output_size, adapt=adapt, seed=seed
+            class_name,
+            domain=domain,
+            defects=defects,
+            wording=wording,
+            output_size=output_size,
+            adapt=adapt,
+            seed=seed,
+            names=names,
         )
         (prediction,) = results(local.run(job, [item], batch_size=1, workers=1))
         return prediction
@@ -287,6 +297,7 @@ class AnoVL:
         output_size: OutputSize | None = None,
         adapt: bool | Adaptation = False,
         seed: int | Sequence[int] = 0,
+        names: str | Sequence[str] = (),
         batch_size: int = 8,
         workers: int = 2,
         on_error: Literal["raise", "skip"] = "raise",
@@ -301,10 +312,17 @@ class AnoVL:
             on_error: "raise" stops at the first broken image, "skip" logs it and goes on.
             batched: let the images score each other too (MuSc), with settings of your own or the usual ones; the first
                 prediction comes after all images were encoded, and no threshold is calibrated; see docs/few_and_many.md.
-            class_name, domain, defects, wording, output_size, adapt, seed: as in `predict`.
+            class_name, domain, defects, wording, output_size, adapt, seed, names: as in `predict`.
         """
         job = self.job(
-            class_name, domain=domain, defects=defects, wording=wording, output_size=output_size, adapt=adapt, seed=seed
+            class_name,
+            domain=domain,
+            defects=defects,
+            wording=wording,
+            output_size=output_size,
+            adapt=adapt,
+            seed=seed,
+            names=names,
         )
         work: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
         if batched:
@@ -343,6 +361,7 @@ class AnoVL:
         decode: Decode | None = None,
         adapt: bool | Adaptation = False,
         seed: int | Sequence[int] = 0,
+        names: str | Sequence[str] = (),
     ) -> DetectionJob:
         """This detector bound to a class and its words, for an engine; `decode` None is the recipe's.
 
@@ -356,7 +375,8 @@ class AnoVL:
             words = replace(words, defects=(*words.defects, *defects))
         recipe = self.recipe.having(output_size=output_size, decode=decode)
         prompts = self.prompts(class_name, words)
-        method_class(self.method_name, adapt=bool(adapt))  # refuses what it cannot do
+        named = vocabulary(names)
+        method_class(self.method_name, adapt=bool(adapt), names=bool(named))  # refuses what it cannot do
         if adapt and len(prompts.normal) != len(prompts.abnormal):
             counts = f"{len(prompts.normal)} and {len(prompts.abnormal)}"
             raise UsageError(
@@ -384,7 +404,11 @@ class AnoVL:
         if self.profile is not None:
             self.profile.check(origin)
         text = self._texts.features(prompts)
-        return DetectionJob(self, origin, text, recipe.output_size, recipe.decode, self._adapters(text, settings, seeds))
+        if named:
+            own = self._texts.features(name_prompts(class_name, words, named, style=recipe.prompts))
+            text = text._replace(names=name_directions(own, len(named)))
+        adapters = self._adapters(text, settings, seeds)
+        return DetectionJob(self, origin, text, recipe.output_size, recipe.decode, adapters, names=named)
 
     @torch.inference_mode()
     def _adapters(self, text: TextFeatures, settings: Adaptation, seeds: Sequence[int]) -> tuple[Adapter, ...]:

@@ -181,7 +181,8 @@ def _scores(job: MutualJob, usable: Sequence[Encoded], stored: Sequence[Sequence
         text = Scores(*(torch.stack(part) for part in zip(*(one.scores[:2] for one in usable), strict=True)))
         whole = fused(text, distance, settings.weight * method.logit_scale)
     images = rescored(whole.image_score, torch.stack([one.class_token for one in usable]), settings)
-    return [Scores(images[number], whole.patch_scores[number]) for number in range(len(usable))]
+    named = [one.scores.name_scores for one in usable]
+    return [Scores(images[number], whole.patch_scores[number], name_scores=named[number]) for number in range(len(usable))]
 
 
 def _picture(job: DetectionJob, item: SourceItem) -> Image.Image | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from anovl.config import DEFAULT_THRESHOLD
+from anovl.config import DEFAULT_THRESHOLD, NAMES_TOLD
 from anovl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,16 +28,37 @@ class Region:
         area: pixels in the region.
         peak: largest value of the map inside, in [0, 1].
         centroid: (x, y), the mean position of its pixels.
+        names: the words it resembles most, (word, similarity in [-1, 1]), best first, at most three; none where names were not
+            asked for (`anovl.naming`).
     """
 
     box: tuple[int, int, int, int]
     area: int
     peak: float
     centroid: tuple[float, float]
+    names: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def name(self) -> str | None:
+        """The best word."""
+        return self.names[0][0] if self.names else None
+
+    @property
+    def margin(self) -> float | None:
+        """What the best word's similarity is ahead of the next one's."""
+        return self.names[0][1] - self.names[1][1] if self.names else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return {"box": list(self.box), "area": self.area, "peak": self.peak, "centroid": list(self.centroid)}
+        return {
+            "box": list(self.box),
+            "area": self.area,
+            "peak": self.peak,
+            "centroid": list(self.centroid),
+            "name": self.name,
+            "margin": self.margin,
+            "names": [{"name": name, "similarity": similarity} for name, similarity in self.names],
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +82,8 @@ class Prediction:
         patch_scores_std: likewise of the patch scores, float32 [h, w].
         score_range: (low, high) of the fixed drawing scale: values of the map at the two ends of the colour
             bar. It depends on the recipe, never on the image.
+        names: words that regions are named by, at least two; or none.
+        name_scores: float32 [h, w, number of names], each patch's similarity with them; None without names.
 
     Raises:
         UsageError: a shape or value is not as described.
@@ -80,6 +103,8 @@ class Prediction:
     pixel_threshold: float = None  # type: ignore[assignment] # the threshold, see below
     calibrated: bool = False
     probability: float | None = None
+    names: tuple[str, ...] = ()
+    name_scores: FloatArray | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("anomaly_map", "patch_scores"):
@@ -96,6 +121,9 @@ class Prediction:
             object.__setattr__(self, name, value)
         if self.probability is not None and not 0.0 <= self.probability <= 1.0:
             raise UsageError(f"probability: expected a value in [0, 1] or None, got {self.probability}")
+        expected = (*self.patch_scores.shape, len(self.names)) if self.names else None
+        if (got := None if self.name_scores is None else self.name_scores.shape) != expected:
+            raise UsageError(f"name_scores: expected {expected}, a value for each patch and name, got {got}")
         low, high = self.score_range
         if not -np.inf < low < high < np.inf:
             raise UsageError(f"score_range: expected (low, high), finite and low < high, got {self.score_range}")
@@ -146,9 +174,22 @@ class Prediction:
                     area=int(areas[i]),
                     peak=float(anomaly_map[box][inside].max()),
                     centroid=(float(x), float(y)),
+                    names=self._named(inside, top + box[0].start, left + box[1].start),
                 )
             )
         return sorted(found, key=lambda region: (-region.peak, -region.area))
+
+    def _named(self, inside: BoolArray, top: int, left: int) -> tuple[tuple[str, float], ...]:
+        """The best names of a region by the mean over its pixels of what their patches resemble; see `anovl.naming`."""
+        if self.name_scores is None:
+            return ()
+        (height, width), (rows, columns) = self.anomaly_map.shape, self.patch_scores.shape
+        y, x = np.nonzero(inside)
+        patch = (y + top) * rows // height * columns + (x + left) * columns // width
+        pixels = np.bincount(patch, minlength=rows * columns)
+        similarity = pixels @ self.name_scores.reshape(rows * columns, -1) / pixels.sum()
+        best = np.argsort(-similarity, kind="stable")[:NAMES_TOLD]
+        return tuple((self.names[i], float(similarity[i])) for i in best)
 
     def to_dict(self) -> dict[str, Any]:
         """The row of predictions.jsonl: plain values, no arrays."""

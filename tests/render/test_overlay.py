@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -95,6 +97,21 @@ def test_contour_is_the_inner_border():
     expected[3:6, 3:6] = True
     expected[4, 4] = False
     np.testing.assert_array_equal(contour(mask, 2), expected)
+
+
+def test_regions_are_framed_and_named_where_there_are_names():
+    values = np.zeros((300, 400), np.float32)
+    values[100:150, 390:] = 0.9  # at the right edge: the name must not run out of the picture
+    one = make(values)
+    named = replace(one, names=("discoloration", "cut"), name_scores=np.full((1, 1, 2), [0.5, 0.25], np.float32))
+    plain, drawn = (np.asarray(overlay(black(300, 400), each)) for each in (one, named))
+    yellow = (drawn == (255, 214, 10)).all(axis=-1)
+    assert not (plain == (255, 214, 10)).all(axis=-1).any()
+    assert yellow[100, 390:400].all()  # the box
+    assert yellow[70:98, 200:380].sum() > 200  # the name above it, moved to the left
+    assert not yellow[:, 400:].any()  # nothing on the bar
+    short = replace(named, names=("x", "cut"))
+    assert (np.asarray(overlay(black(300, 400), short)) != drawn).any()
 
 
 def test_mask_of_the_whole_picture_is_framed():

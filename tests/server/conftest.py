@@ -35,15 +35,15 @@ class GreyModel:
     def job(self, words: Words):
         if words.class_name == "unknown":
             raise UsageError("unknown class 'unknown'")
-        return GreyJob(self, words.class_name or "thing")
+        return GreyJob(self, words.class_name or "thing", words.names)
 
     def describe(self):
         return {"kind": "grey", "classes": None}
 
 
 class GreyJob:
-    def __init__(self, model, class_name):
-        self.model, self.class_name = model, class_name
+    def __init__(self, model, class_name, names):
+        self.model, self.class_name, self.names = model, class_name, names
 
     def load(self, image):
         return load_sized_image(image, limits=self.model.limits)
@@ -67,6 +67,8 @@ class GreyJob:
             anomaly_map=np.full(size, scores, np.float32),
             patch_scores=np.full((2, 2), scores, np.float32),
             timings_ms=timings,
+            names=self.names,
+            name_scores=np.full((2, 2, len(self.names)), np.arange(len(self.names)) / 4, np.float32) if self.names else None,
         )
 
 

@@ -41,7 +41,16 @@ def test_rows(serving, predict, png):
     assert (one["pred_score"], two["pred_score"]) == (pytest.approx(0.2), pytest.approx(0.8))
     assert (one["pred_label"], two["pred_label"]) == (False, True)
     assert two["image_size"] == two["map_size"] == [10, 20]
-    assert two["regions"] == [{"box": [0, 0, 20, 10], "area": 200, "peak": pytest.approx(0.8), "centroid": [9.5, 4.5]}]
+    (region,) = two["regions"]
+    assert region == {
+        "box": [0, 0, 20, 10],
+        "area": 200,
+        "peak": pytest.approx(0.8),
+        "centroid": [9.5, 4.5],
+        "name": None,
+        "margin": None,
+        "names": [],
+    }
     assert two["class_name"] == "nut"
     assert set(two["timings_ms"]) == {"decode", "resize", "score"}
     assert not {"map", "overlay", "image_path"} & two.keys()

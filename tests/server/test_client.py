@@ -34,6 +34,18 @@ def test_round_trip(serving, png, tmp_path, map_format):
     assert answer[1].regions[0] == anovl.Region((0, 0, 8, 8), 64, pytest.approx(0.6), (3.5, 3.5))
 
 
+def test_names(serving, png):
+    client = anovl.Client(serving().url)
+    (one,) = client.predict(png(204), names=["scratch", "hole", "oil stain"])
+    (region,) = one.regions
+    assert region.names == (("oil stain", 0.5), ("hole", 0.25), ("scratch", 0.0))
+    assert (region.name, region.margin) == ("oil stain", 0.25)
+    assert client.predict(png(204), names=["default"])[0].regions[0].name == "misplaced part"
+    with pytest.raises(anovl.client.ServiceError, match="expected 2 to 32 words") as refused:
+        client.predict(png(204), names=["scratch"])
+    assert refused.value.status == 422
+
+
 def test_scores_alone(serving, png):
     client = anovl.Client(serving().url)
     (one,) = client.predict(png(51), returns=["score"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anovl.render.overlay import framed
 from anovl.results import Prediction
 from anovl.webui import views
 from anovl.webui.mounting import _problem_of
@@ -69,11 +70,20 @@ def test_the_table_lists_the_regions_by_their_numbers():
     assert "and 5 more" in views.region_table(regions[:1] * 25)
 
 
+def test_the_table_tells_names_and_margin():
+    scores = np.broadcast_to(np.array([0.25, 0.5], np.float32), (2, 2, 2))
+    text = views.region_table(prediction(names=("<i>hole", "cut"), name_scores=scores).regions())
+    cells = re.findall(r"<td>([^<]*)</td>", text)
+    assert cells[6:8] == ["cut 0.500, &lt;i&gt;hole 0.250", "0.250"]
+    assert len(cells) == 2 * 8
+    assert 'scope="col">resembles<' in text
+
+
 @pytest.mark.parametrize("size", [(30, 20), (600, 400), (1, 1)])
 def test_boxes_are_drawn_where_the_regions_are(size):
     one = prediction(threshold=0.5)
     picture = Image.new("RGB", size, (90, 90, 90))
-    drawn = np.asarray(views.framed(picture, one, one.regions()))
+    drawn = np.asarray(framed(picture, one, one.regions()))
     assert drawn.shape[:2] == size[::-1]
     assert np.asarray(picture).min() == 90  # a copy
     if size == (600, 400):

@@ -99,13 +99,14 @@ class Chosen:
     profile: Profile | None = None
     bank: Bank | None = None
     batched: Mutual | None = None
+    names: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuse options that go with no model.
 
         Raises:
             UsageError: seeds or steps without the adaptation, a threshold beside a profile, a bank or a profile beside
-                images that score each other, either of both beside an exported file, no size, or no limit.
+                images that score each other, any of these or names beside an exported file, no size, or no limit.
         """
         if not self.adapt and (self.adapt_steps is not None or self.seed):
             raise UsageError("--adapt-steps and --seed: each needs --adapt; without it nothing is drawn at random")
@@ -115,6 +116,8 @@ class Chosen:
             raise UsageError("--batched: goes with neither --bank nor --profile; leave them out")
         if (self.batched or self.bank) and is_exported(self.model):
             raise UsageError("--batched and --bank: each needs the model itself, not a file of `anovl export`")
+        if self.names and is_exported(self.model):
+            raise UsageError("--names: a file of `anovl export` cannot name defects; take the model it was made from")
         parse_size(self.image_size)
         _ = self.limits
 
@@ -185,6 +188,7 @@ class Chosen:
         from anovl.core.adapter import check_seeds
         from anovl.core.prompts import build_prompts, similar_known_class
         from anovl.devices import pick_devices, pick_dtype, use_threads
+        from anovl.naming import name_prompts
 
         pick_devices(self.device)
         pick_dtype(self.dtype)
@@ -193,7 +197,10 @@ class Chosen:
         self._adapted(recipe or make_recipe())
         seeds = check_seeds(self.seed or 0)
         wording = self._wording()
-        build_prompts(self.class_name, wording, style=(recipe or make_recipe()).prompts)
+        style = (recipe or make_recipe()).prompts
+        build_prompts(self.class_name, wording, style=style)
+        if self.names:
+            name_prompts(self.class_name, wording, self.names, style=style)
         if near := similar_known_class(self.class_name):
             log.warning("class name %r: did you mean %r? (any name is allowed)", self.class_name, near)
         threshold = DEFAULT_THRESHOLD if self.threshold is None else self.threshold
@@ -205,6 +212,7 @@ class Chosen:
             "profile": None if self.profile is None else self.profile.summary(),
             "bank": None if self.bank is None else self.bank.summary,
             "batched": None if self.batched is None else asdict(self.batched),
+            "names": list(self.names),
             "seed": list(seeds) if self.adapt else None,  # nothing is drawn at random without adaptation
         }
         return recipe, wording, seeds, settings
@@ -242,6 +250,7 @@ class Chosen:
             decode=self.decode,  # type: ignore[arg-type]
             adapt=adapted.adaptation if self.adapt else False,
             seed=seeds,
+            names=self.names,
         )
         settings |= {
             "model": detector.backbone.describe(),
@@ -257,7 +266,7 @@ class Chosen:
         from anovl.methods import method_class
 
         return words.wording(
-            method_class(self.method, adapt=self.adapt).wording,
+            method_class(self.method, adapt=self.adapt, names=bool(self.names)).wording,
             domain=self.domain,
             defects=self.defect,
             states=self.state,

@@ -37,6 +37,7 @@ def predict(
     adapt: options.Adapt = False,
     adapt_steps: options.AdaptSteps = None,
     seed: options.Seeds = None,
+    names: words.Names = None,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -127,6 +128,7 @@ def predict(
         adapt=adapt,
         adapt_steps=adapt_steps,
         seed=seed,
+        names=words.read_names(names),
         output_size=output_size,
         decode=decode,
         image_size=image_size,

@@ -43,6 +43,13 @@ PromptFile = Annotated[
     typer.Option("--prompts", help="TOML file with templates, states, domain, domain_words, defects.", envvar="ANOVL_PROMPTS"),
 ]
 
+Names = Annotated[
+    str | None,
+    typer.Option(
+        help="Name each region: words with commas between, as scratch,hole; or default; or a file of words; docs/naming.md."
+    ),
+]
+
 _KEYS = ("templates", "states", "domain", "domain_words", "defects")
 
 
@@ -80,6 +87,26 @@ def wording(
     changes |= {key: value for key, value in flags.items() if value}
     changes = {key: value if key == "domain" else tuple(value) for key, value in changes.items()}
     return replace(base, **changes)
+
+
+def read_names(text: str | None) -> tuple[str, ...]:
+    """The names of defects that `--names` means; none for None.
+
+    Raises:
+        UsageError: a file that cannot be read, or as `anovl.naming.vocabulary`.
+    """
+    from anovl.naming import DEFAULT, vocabulary
+
+    if text is None or text == DEFAULT or "," in text:
+        return vocabulary(text or "")
+    try:
+        lines = Path(text).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as exc:
+        expected = "words with commas between, 'default', or a file with one word a line"
+        raise UsageError(f"--names: expected {expected}, got {text!r}, and no such file can be read") from exc
+    if not (found := vocabulary(lines)):
+        raise UsageError(f"--names: {text} holds no word; expected one a line")
+    return found
 
 
 def _pair(state: Any) -> tuple[str, str]:

@@ -20,12 +20,14 @@ class Scores(NamedTuple):
         patch_scores: [B, h, w] in [0, 1].
         image_seeds: [B, S] one score a seed, and
         patch_seeds: [B, S, h, w], where there were several; the two above are their means.
+        name_scores: [B, h, w, K] cosines with the names of defects in [-1, 1], where names were asked for (`anovl.naming`).
     """
 
     image_score: Tensor
     patch_scores: Tensor
     image_seeds: Tensor | None = None
     patch_seeds: Tensor | None = None
+    name_scores: Tensor | None = None
 
     def cpu(self) -> Scores:
         """The same on the CPU."""
@@ -42,20 +44,37 @@ class TextFeatures(NamedTuple):
     Attributes:
         prototypes: [2, C], normal and abnormal, unit length (Eq. 8).
         tokens: [K, C], all normal prompts, then all abnormal, each of unit length; K = 2 N in Eq. (9), where they are paired.
+        names: unit directions of the names of defects, one a row, [number of names, C], where they are asked for.
     """
 
     prototypes: Tensor
     tokens: Tensor
+    names: Tensor | None = None
 
     def to(self, device: torch.device) -> TextFeatures:
         """The same on a device."""
-        return TextFeatures(self.prototypes.to(device), self.tokens.to(device))
+        return TextFeatures(*(None if part is None else part.to(device) for part in self))  # type: ignore[arg-type]
 
 
 def text_features(normal: Tensor, abnormal: Tensor) -> TextFeatures:
     """From the raw prompt embeddings [number of prompts, C] of both states."""
     tokens = F.normalize(torch.cat([normal, abnormal]).float(), dim=-1)
     return TextFeatures(prototypes(normal, abnormal), tokens)
+
+
+def name_directions(text: TextFeatures, count: int) -> Tensor:
+    """What tells each name of a defect from the others: its mean sentence less the mean over all names, at unit length.
+
+    Args:
+        text: features of `anovl.naming.name_prompts`: as many normal sentences as of each name, then those of the names in turns.
+        count: of names, K.
+
+    Returns:
+        [K, C]
+    """
+    sentences = text.tokens[len(text.tokens) // (count + 1) :].unflatten(0, (-1, count))
+    means = F.normalize(sentences.mean(dim=0), dim=-1)
+    return F.normalize(means - means.mean(dim=0), dim=-1)
 
 
 def prototypes(normal: Tensor, abnormal: Tensor) -> Tensor:

@@ -90,7 +90,8 @@ class TextCache:
             return
         try:
             with replacing(path) as temporary:
-                save_file({name: value.cpu().contiguous() for name, value in features._asdict().items()}, temporary)
+                stored = {"prototypes": features.prototypes, "tokens": features.tokens}
+                save_file({name: value.cpu().contiguous() for name, value in stored.items()}, temporary)
         except (OutputError, SafetensorError) as exc:  # safetensors wraps a full disk in its own error
             self.writable = False
             log.warning("text features are not kept on disk: %s", exc)

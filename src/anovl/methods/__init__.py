@@ -25,15 +25,16 @@ METHODS: dict[str, str] = {
 }
 
 
-def method_class(name: str, *, adapt: bool = False) -> type[Method]:
+def method_class(name: str, *, adapt: bool = False, names: bool = False) -> type[Method]:
     """The class of a method; its `wording` tells the words before there is a model.
 
     Args:
         name: a key of `METHODS`.
         adapt: whether it is to adapt at test time.
+        names: whether it is to name defects.
 
     Raises:
-        UsageError: no such method, or it has no test-time adaptation.
+        UsageError: no such method, or it cannot do what it is to do.
     """
     if name not in METHODS:
         raise UsageError(suggest("method", name, METHODS))
@@ -41,6 +42,8 @@ def method_class(name: str, *, adapt: bool = False) -> type[Method]:
     found = cast("type[Method]", getattr(importlib.import_module(module), attribute))
     if adapt and not found.adapts:
         raise UsageError(f"adapt: method {name!r} has no test-time adaptation; leave it out")
+    if names and not found.names:
+        raise UsageError(f"names: method {name!r} has no local tokens to compare with words; take 'anovl', or leave names out")
     return found
 
 

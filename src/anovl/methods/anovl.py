@@ -20,7 +20,7 @@ from anovl.config import FewShot, Recipe
 from anovl.core import views
 from anovl.core.adapter import Adapter, adapt
 from anovl.core.prompts import Wording
-from anovl.core.scoring import Scores, TextFeatures, anomaly_score, picture_score
+from anovl.core.scoring import Scores, TextFeatures, anomaly_score, cosines, picture_score
 from anovl.errors import UsageError
 from anovl.methods.base import VisionModel
 from anovl.methods.few_shot import Bank, averaged, chosen_layers, fused
@@ -42,6 +42,7 @@ class AnoVLMethod:
     """
 
     wording: ClassVar[Wording] = Wording()
+    names: ClassVar[bool] = True
     adapts: ClassVar[bool] = True
     fits: ClassVar[bool] = True
     decided: ClassVar[dict[str, Any]] = {}
@@ -103,7 +104,9 @@ class AnoVLMethod:
         images = torch.stack([picture_score(self.recipe.image_score, class_score, grid) for grid in grids], dim=1)
         patches = torch.stack(grids, dim=1)  # [B, S, h, w]
         seeds = (images, patches) if len(grids) > 1 else (None, None)
-        return Scores(images.mean(dim=1), patches.mean(dim=1), *seeds), class_token, (local_tokens, *deep)
+        named = None if text.names is None else cosines(local_tokens, text.names).unflatten(1, self.encoder.grid)
+        scores = Scores(images.mean(dim=1), patches.mean(dim=1), seeds[0], seeds[1], named)
+        return scores, class_token, (local_tokens, *deep)
 
     def _adapted(self, adapter: Adapter, local_tokens: Tensor) -> Tensor:
         """Eq. (2) on adapted tokens, [B, M]."""

@@ -33,6 +33,7 @@ class Method(Protocol):
     Attributes:
         recipe: the settings in force: the user's, with what the method itself decides.
         wording: the words its prompts are made of unless the user says otherwise.
+        names: whether it compares its local tokens with names of defects (`TextFeatures.names`).
         adapts: whether it takes adapters, that is, has test-time adaptation.
         fits: whether it is a `FittingMethod`, which keeps a memory of good pictures.
         encoder: the image tower with this method's local path.
@@ -41,6 +42,7 @@ class Method(Protocol):
 
     recipe: Recipe
     wording: ClassVar[Wording]
+    names: ClassVar[bool]
     adapts: ClassVar[bool]
     fits: ClassVar[bool]
     encoder: Encoder

@@ -223,4 +223,4 @@ def fused(scores: Scores, distance: Tensor, weight: float) -> Scores:
     if scores.image_seeds is not None and scores.patch_seeds is not None:
         seeds = joined(scores.image_seeds, top[:, None]), joined(scores.patch_seeds, distance[:, None])
     image, patches = scores.image_score, scores.patch_scores
-    return Scores(joined(image, top), joined(patches, distance), *seeds)
+    return Scores(joined(image, top), joined(patches, distance), seeds[0], seeds[1], scores.name_scores)

@@ -40,6 +40,7 @@ class TransMMMethod:
     """
 
     wording: ClassVar[Wording] = Wording()
+    names: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
     fits: ClassVar[bool] = False
 

@@ -70,6 +70,7 @@ class WinCLIPMethod:
     """
 
     wording: ClassVar[Wording] = WORDING
+    names: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
     fits: ClassVar[bool] = True
     bank: Bank | None = None

@@ -5,12 +5,14 @@ A picture without a defect looks cold: the scale is the recipe's (`Prediction.sc
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from anovl.config import DISPLAY_SIDE
-from anovl.results import BoolArray, FloatArray, Prediction, bounding_box
+from anovl.config import DISPLAY_SIDE, REGIONS_DRAWN
+from anovl.results import BoolArray, FloatArray, Prediction, Region, bounding_box
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -18,6 +20,7 @@ OPACITY = 0.7  # of the hottest colour over the picture
 MIN_SIDE, MAX_SIDE = 256, DISPLAY_SIDE  # longest side of an overlay: small pictures are enlarged, large ones reduced
 CONTOUR = (255, 255, 255)
 TRUTH = (0, 230, 90)
+_FRAME, _SHADOW = (255, 214, 10), (0, 0, 0)
 _PAPER, _INK = (24, 24, 27), (235, 235, 235)
 _BAR_WIDTH = 92
 # Position on the scale -> colour, rising in lightness so that it reads in grey, too.
@@ -77,6 +80,8 @@ def map_image(anomaly_map: FloatArray) -> Image.Image:
 def overlay(picture: Image.Image, prediction: Prediction, truth: Image.Image | None = None) -> Image.Image:
     """Picture under its heat map, with the mask's contour (white), the ground truth's (green) and a colour bar.
 
+    Where the prediction has names, regions are framed and named.
+
     Args:
         picture: RGB, any size; it is the picture of the prediction.
         prediction: its map is stretched to the picture.
@@ -87,6 +92,8 @@ def overlay(picture: Image.Image, prediction: Prediction, truth: Image.Image | N
     """
     width, height = display_size(prediction.image_size)
     blended = blend(picture.resize((width, height), Image.Resampling.BILINEAR), prediction, truth=truth)
+    if prediction.names:
+        blended = framed(blended, prediction, prediction.regions())
     canvas = Image.new("RGB", (width + _BAR_WIDTH, max(height, MIN_SIDE)), _PAPER)
     canvas.paste(blended)
     _draw_bar(canvas, width, prediction, with_truth=truth is not None)
@@ -121,6 +128,32 @@ def blend(
     if contours:
         pixels[contour(drawn >= prediction.pixel_threshold, thickness)] = CONTOUR
     return Image.fromarray(pixels)
+
+
+def framed(picture: Image.Image, prediction: Prediction, regions: Sequence[Region]) -> Image.Image:
+    """A copy of the picture with the boxes of the first regions, their numbers and, where they have them, names.
+
+    Args:
+        picture: RGB, any size; the map is stretched to it.
+        prediction: of the picture.
+        regions: of the prediction; the first 20 are drawn.
+    """
+    drawn = picture.copy()
+    draw = ImageDraw.Draw(drawn)
+    down, across = prediction.anomaly_map.shape
+    x_scale, y_scale = picture.width / across, picture.height / down
+    line = max(2, max(picture.size) // 200)
+    height = max(8, *(side // 18 for side in picture.size))
+    font = ImageFont.load_default(height)
+    for number, region in reversed(list(enumerate(regions[:REGIONS_DRAWN], 1))):
+        left, top, right, bottom = region.box
+        box = (left * x_scale, top * y_scale, max(right * x_scale - 1, left * x_scale), max(bottom * y_scale - 1, top * y_scale))
+        draw.rectangle(box, outline=_FRAME, width=line)
+        label = f"{number} {region.name or ''}".rstrip()
+        x = max(0.0, min(box[0], picture.width - draw.textlength(label, font=font)))  # a name must not run out of the picture
+        spot = (x, box[1] - line) if box[1] > 2 * height else (x, box[3] + line + height)  # above, or under
+        draw.text(spot, label, fill=_FRAME, font=font, anchor="lb", stroke_width=2, stroke_fill=_SHADOW)
+    return drawn
 
 
 def display_size(image_size: tuple[int, int]) -> tuple[int, int]:

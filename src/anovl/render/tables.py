@@ -46,6 +46,9 @@ def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> None:
             ("area", pa.int64()),
             ("peak", pa.float64()),
             ("centroid", pa.list_(pa.float64())),
+            ("name", pa.string()),
+            ("margin", pa.float64()),
+            ("names", pa.list_(pa.struct([("name", pa.string()), ("similarity", pa.float64())]))),
         ]
     )
     types = {

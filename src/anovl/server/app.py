@@ -24,6 +24,13 @@ MountPage = Callable[[FastAPI], None]  # adds the page of `anovl.webui` to an ap
 _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="  # a PNG of one
 
 
+class NameRow(BaseModel):
+    """A word that a region resembles."""
+
+    name: str
+    similarity: float = Field(description="a cosine, from -1 to 1")
+
+
 class RegionRow(BaseModel):
     """One region of the mask, in pixels of the map."""
 
@@ -31,6 +38,9 @@ class RegionRow(BaseModel):
     area: int
     peak: float
     centroid: list[float] = Field(description="x, y")
+    name: str | None = Field(description="the best of the names that were asked for")
+    margin: float | None = Field(description="what its similarity is ahead of the next one's")
+    names: list[NameRow] = Field(description="at most three, the best first")
 
 
 class Row(BaseModel):

@@ -41,6 +41,7 @@ class Words:
     class_name: str | None = None
     domain: str | None = None
     defects: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     adapt: bool = False
     seed: int = 0
 
@@ -78,6 +79,8 @@ class Exported:
             raise UsageError(f"{', '.join(decided)}: decided when the model's file was exported; leave it out")
         if words.adapt and self.model.card.seed is None:
             raise UsageError("adapt: the model's file was exported without the adaptation; export it with --adapt")
+        if words.names:
+            raise UsageError("names: a model's exported file cannot name defects; ask a model that is not exported")
         class_name = self.model.card.classes[self.model.card.index(words.class_name)]
         profile = self.profiles.get(class_name)
         return (self.model if profile is None else self.model.with_profile(profile)).job(class_name)
@@ -119,9 +122,8 @@ class Torch:
             raise UsageError("seed: needs adapt; without it nothing is drawn at random")
         profile = self.profiles.get(words.class_name)
         detector = self.detector if profile is None else self.detector.with_profile(profile)
-        return Stacked(
-            detector.job(words.class_name, domain=words.domain, defects=words.defects, adapt=words.adapt, seed=words.seed)
-        )
+        chosen: dict[str, Any] = {"domain": words.domain, "defects": words.defects, "names": words.names}
+        return Stacked(detector.job(words.class_name, adapt=words.adapt, seed=words.seed, **chosen))
 
     def describe(self) -> dict[str, Any]:
         """As the protocol says."""

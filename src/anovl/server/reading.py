@@ -11,6 +11,8 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from anovl.config import MOST_NAMES
+from anovl.naming import vocabulary
 from anovl.server.batching import Ticket
 from anovl.server.hosting import Words
 from anovl.server.problems import Problem
@@ -20,7 +22,7 @@ MAX_FIELDS = 64  # of a form, files not counted
 MAX_FIELD_BYTES = 4096
 MAX_FILENAME = 255
 _MAX_DETAIL = 1000
-_LISTS = ("defects", "return")
+_LISTS = ("defects", "names", "return")
 
 Part = Literal["score", "regions", "map", "overlay"]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -34,6 +36,11 @@ class Fields(BaseModel):
     class_name: Text | None = Field(None, description="What the images show, such as 'metal nut'.")
     domain: Literal["auto", "object", "texture", "plain"] | None = Field(None, description="Which domain words the prompts use.")
     defects: list[Text] = Field(default_factory=list, max_length=16, description="Known defects, such as 'scratch'.")
+    names: list[Text] = Field(
+        default_factory=list,
+        max_length=MOST_NAMES,
+        description="Words to name each region by, such as 'scratch' and 'hole', or 'default' alone.",
+    )
     adapt: bool = Field(default=False, description="Adapt to each image at test time.")
     seed: int = Field(0, ge=0, lt=2**53, description="Of the adaptation.")
     threshold: float | None = Field(None, ge=0, le=1, allow_inf_nan=False, description="Default the model's.")
@@ -47,6 +54,7 @@ class Fields(BaseModel):
             class_name=self.class_name or class_name,
             domain=self.domain,
             defects=tuple(self.defects),
+            names=vocabulary(self.names),
             adapt=self.adapt,
             seed=self.seed,
         )

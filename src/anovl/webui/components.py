@@ -52,6 +52,13 @@ class Asked:
             self.defects = gr.Textbox(
                 label="Known defects", placeholder="scratch, dent", info="With commas between", max_length=500
             )
+            self.names = gr.Textbox(
+                label="Names for regions",
+                placeholder="scratch, hole, stain",
+                info="With commas between, or default; each region then gets those it resembles most",
+                max_length=500,
+                elem_id="names",
+            )
             recipes = [OWN_RECIPE, *(name for name in RECIPES if name != "mini")]
             self.recipe = gr.Dropdown(recipes, value=OWN_RECIPE, label="Recipe")
             self.adapt = gr.Checkbox(label="Adapt to each picture at test time (slower)", elem_id="adapt")
@@ -74,7 +81,7 @@ class Asked:
     @property
     def words(self) -> set[Any]:
         """What a job is made of."""
-        return {self.model, self.class_name, self.domain, self.defects, self.recipe, self.adapt}
+        return {self.model, self.class_name, self.domain, self.defects, self.names, self.recipe, self.adapt}
 
     @property
     def uploads(self) -> set[Any]:

@@ -17,8 +17,9 @@ from anovl.data.images import SUFFIXES
 from anovl.data.sources import SourceItem
 from anovl.data.synthetic import draw
 from anovl.errors import AnovlError, UsageError
+from anovl.naming import vocabulary
 from anovl.profiles import Profile
-from anovl.render.overlay import blend, mask_image
+from anovl.render.overlay import blend, framed, mask_image
 from anovl.server.hosting import Model, Torch, Words, pick
 from anovl.server.settings import Settings
 from anovl.webui import views
@@ -146,7 +147,9 @@ class Page:
             raise UsageError("Say what the pictures show, such as 'metal nut'.")
         defects = tuple(word.strip() for word in (values[self.asked.defects] or "").split(",") if word.strip())
         domain = None if values[self.asked.domain] == DOMAINS[0] else values[self.asked.domain]
-        words = Words(class_name=class_name, domain=domain, defects=defects, adapt=bool(values[self.asked.adapt]))
+        names = vocabulary(values[self.asked.names] or "")
+        adapt = bool(values[self.asked.adapt])
+        words = Words(class_name=class_name, domain=domain, defects=defects, names=names, adapt=adapt)
         model = self._model(values[self.asked.model], values[self.asked.recipe])
         told = {"model": values[self.asked.model], **model.describe(), **asdict(words)}
         return Session(model.job(words), told, self._looks)
@@ -257,7 +260,7 @@ class Page:
         said = views.failures(session) + views.counts(session, thresholds.image)
         return {
             self.shown.status: said + views.verdict(session.selected.name, prediction, regions),
-            self.shown.picture: views.framed(picture, prediction, regions) if values[self.shown.boxes] else picture,
+            self.shown.picture: framed(picture, prediction, regions) if values[self.shown.boxes] else picture,
             self.shown.heat: blend(picture, prediction, opacity=values[self.shown.opacity], contours=values[self.shown.contours]),
             self.shown.mask: mask,
             self.shown.regions: views.region_table(regions),

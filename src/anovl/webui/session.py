@@ -26,7 +26,6 @@ from anovl.render.writers import FolderWriter
 from anovl.results import Prediction
 
 PANEL, TILE = 1024, 192  # longest sides of a picture on the page, px
-LISTED = 20  # regions that are listed and framed
 
 Job = Work[Any, Any, Prediction]
 

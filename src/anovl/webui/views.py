@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
+from anovl.config import REGIONS_DRAWN
 from anovl.profiles import Profile
 from anovl.render.plots import Histogram
 from anovl.results import Prediction, Region
-from anovl.webui.session import LISTED, Found, Session
-
-_FRAME, _SHADOW = (255, 214, 10), (0, 0, 0)
+from anovl.webui.session import Found, Session
 
 
 def verdict(name: str, prediction: Prediction, regions: Sequence[Region]) -> str:
@@ -46,8 +44,10 @@ def failures(session: Session) -> str:
     """The files that could not be used, and why."""
     if not session.failed:
         return ""
-    rows = "".join(f"<li><strong>{escape(name)}</strong>: {escape(reason)}</li>" for name, reason in session.failed[:LISTED])
-    more = len(session.failed) - LISTED
+    rows = "".join(
+        f"<li><strong>{escape(name)}</strong>: {escape(reason)}</li>" for name, reason in session.failed[:REGIONS_DRAWN]
+    )
+    more = len(session.failed) - REGIONS_DRAWN
     rows += f"<li>and {more} more; all are in errors.jsonl of the download</li>" if more > 0 else ""
     files = "1 file" if len(session.failed) == 1 else f"{len(session.failed)} files"
     return f'<div class="problem" role="alert"><p>{files} could not be read:</p><ul>{rows}</ul></div>'
@@ -83,14 +83,16 @@ def region_table(regions: Sequence[Region]) -> str:
     """The regions of the mask, in pixels of the picture."""
     if not regions:
         return '<p class="soft">No pixel reaches the pixel threshold.</p>'
-    head = "".join(f'<th scope="col">{title}</th>' for title in ("#", "left", "top", "right", "bottom", "area, px", "peak"))
+    named = regions[0].name is not None
+    titles = ("#", "left", "top", "right", "bottom", "area, px", "peak", *(("resembles", "margin") if named else ()))
+    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
     rows = "".join(
         f'<tr><th scope="row">{number}</th>'
-        + "".join(f"<td>{value}</td>" for value in (*region.box, region.area, f"{region.peak:.3f}"))
+        + "".join(f"<td>{value}</td>" for value in (*region.box, region.area, f"{region.peak:.3f}", *_names(region)))
         + "</tr>"
-        for number, region in enumerate(regions[:LISTED], 1)
+        for number, region in enumerate(regions[:REGIONS_DRAWN], 1)
     )
-    more = len(regions) - LISTED
+    more = len(regions) - REGIONS_DRAWN
     rest = f'<p class="soft">and {more} more with lower peaks</p>' if more > 0 else ""
     caption = "<caption>Regions, highest peak first; right and bottom are exclusive</caption>"
     # a table that can be wider than a phone is scrolled, by keyboard too
@@ -98,6 +100,13 @@ def region_table(regions: Sequence[Region]) -> str:
         '<div class="scroll" tabindex="0" role="region" aria-label="Regions">'
         f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{rest}"
     )
+
+
+def _names(region: Region) -> tuple[str, ...]:
+    """Names with their similarities, and the margin; nothing where there are none."""
+    if region.margin is None:
+        return ()
+    return ", ".join(f"{escape(name)} {similarity:.3f}" for name, similarity in region.names), f"{region.margin:.3f}"
 
 
 @dataclass(frozen=True)
@@ -130,21 +139,3 @@ def histogram(found: Sequence[Found], threshold: float) -> str:
     scores = np.array([one.pred_score for one in found])
     drawn = Histogram("Scores of the batch", scores, threshold).svg()
     return f'<div class="scroll plot" tabindex="0" role="region" aria-label="Scores of the batch">{drawn}</div>'
-
-
-def framed(picture: Image.Image, prediction: Prediction, regions: Sequence[Region]) -> Image.Image:
-    """A copy of the picture with the boxes of the listed regions and their numbers."""
-    drawn = picture.copy()
-    draw = ImageDraw.Draw(drawn)
-    down, across = prediction.anomaly_map.shape
-    x_scale, y_scale = picture.width / across, picture.height / down
-    line = max(2, max(picture.size) // 200)
-    height = max(8, *(side // 18 for side in picture.size))
-    font = ImageFont.load_default(height)
-    for number, region in reversed(list(enumerate(regions[:LISTED], 1))):
-        left, top, right, bottom = region.box
-        box = (left * x_scale, top * y_scale, max(right * x_scale - 1, left * x_scale), max(bottom * y_scale - 1, top * y_scale))
-        draw.rectangle(box, outline=_FRAME, width=line)
-        spot = (box[0], box[1] - line) if box[1] > 2 * height else (box[0], box[3] + line + height)  # above, or under
-        draw.text(spot, str(number), fill=_FRAME, font=font, anchor="lb", stroke_width=2, stroke_fill=_SHADOW)
-    return drawn
