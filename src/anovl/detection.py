@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anovl.config import Decode, OutputSize
+from anovl.config import Decode, OutputSize, Tiling
 from anovl.core.adapter import Adapter
 from anovl.core.scoring import Scores, TextFeatures
 from anovl.data.images import ImageLimits, load_sized_image
@@ -20,6 +20,7 @@ from anovl.devices import to_device
 from anovl.errors import AnovlError
 from anovl.profiles import Origin
 from anovl.results import FloatArray, Prediction
+from anovl.tiling import Layout, lay_out
 
 if TYPE_CHECKING:
     from anovl.detector import AnoVL
@@ -33,6 +34,8 @@ class DetectionJob:
     origin: Origin
     text: TextFeatures
     output_size: OutputSize
+    tiling: Tiling
+    grid: tuple[int, int]
     decode: Decode = "full"
     adapters: tuple[Adapter, ...] = ()
 
@@ -66,6 +69,10 @@ class DetectionJob:
         return load_sized_image(
             image, limits=self.limits, reduced_for=self.detector.backbone.image_size if self.decode == "reduced" else None
         )
+
+    def layout(self, picture: Image.Image) -> Layout:
+        """The parts of an RGB picture that are looked at."""
+        return lay_out(picture, self.tiling, self.grid)
 
     def preprocess(self, picture: Image.Image) -> Tensor:
         """RGB -> [3, H, W]."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from anovl.backbones import Backbone, load_backbone
 from anovl.calibration import calibrate, peaks
-from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, OutputSize, Recipe
+from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, OutputSize, Recipe, Tiling
 from anovl.config import recipe as make_recipe
 from anovl.core.adapter import Adapter, check_seeds, draw_start
 from anovl.core.prompts import PromptSet, Wording, build_prompts
@@ -215,6 +215,7 @@ class AnoVL:
         output_size: OutputSize | None = None,
         adapt: bool | Adaptation = False,
         seed: int | Sequence[int] = 0,
+        tiles: int | Tiling | None = None,
     ) -> Prediction:
         """Score one image.
 
@@ -228,6 +229,8 @@ class AnoVL:
             adapt: adapt to the image at test time (Eq. 9-11), as the recipe says or with settings of your own.
             seed: of the adaptation's noise and weights; several give the mean of their scores, and its spread in
                 `Prediction.patch_scores_std`.
+            tiles: side of overlapping tiles in px of the image, beside the whole image, or settings of their own; None leaves it
+                to the recipe.
 
         Raises:
             ImageError: the image cannot be used.
@@ -235,9 +238,16 @@ class AnoVL:
         """
         item = SourceItem(image, None, "image")
         job = self.job(
-            class_name, domain=domain, defects=defects, wording=wording, output_size=output_size, adapt=adapt, seed=seed
+            class_name,
+            domain=domain,
+            defects=defects,
+            wording=wording,
+            output_size=output_size,
+            adapt=adapt,
+            seed=seed,
+            tiles=tiles,
         )
-        (prediction,) = results(local.run(job, [item], batch_size=1, workers=1))
+        (prediction,) = results(local.run(job, [item], workers=1))
         return prediction
 
     def stream(
@@ -251,6 +261,7 @@ class AnoVL:
         output_size: OutputSize | None = None,
         adapt: bool | Adaptation = False,
         seed: int | Sequence[int] = 0,
+        tiles: int | Tiling | None = None,
         batch_size: int = 8,
         workers: int = 2,
         on_error: Literal["raise", "skip"] = "raise",
@@ -259,13 +270,20 @@ class AnoVL:
 
         Args:
             source: see `anovl.data.sources.iter_source`.
-            batch_size: images a pass.
+            batch_size: images a pass, or tiles.
             workers: decoding threads.
             on_error: "raise" stops at the first broken image, "skip" logs it and goes on.
-            class_name, domain, defects, wording, output_size, adapt, seed: as in `predict`.
+            class_name, domain, defects, wording, output_size, adapt, seed, tiles: as in `predict`.
         """
         job = self.job(
-            class_name, domain=domain, defects=defects, wording=wording, output_size=output_size, adapt=adapt, seed=seed
+            class_name,
+            domain=domain,
+            defects=defects,
+            wording=wording,
+            output_size=output_size,
+            adapt=adapt,
+            seed=seed,
+            tiles=tiles,
         )
         outcomes = local.run(job.per_device(), iter_source(source), batch_size=batch_size, workers=workers)
         yield from results(outcomes, on_error=on_error)
@@ -300,6 +318,7 @@ class AnoVL:
         decode: Decode | None = None,
         adapt: bool | Adaptation = False,
         seed: int | Sequence[int] = 0,
+        tiles: int | Tiling | None = None,
     ) -> DetectionJob:
         """This detector bound to a class and its words, for an engine; `decode` None is the recipe's.
 
@@ -311,7 +330,7 @@ class AnoVL:
             words = replace(words, domain=domain)
         if defects:
             words = replace(words, defects=(*words.defects, *defects))
-        recipe = self.recipe.having(output_size=output_size, decode=decode)
+        recipe = self.recipe.having(output_size=output_size, decode=decode, tiling=Tiling.of(tiles))
         prompts = self.prompts(class_name, words)
         method_class(self.method_name, adapt=bool(adapt))  # refuses what it cannot do
         if adapt and len(prompts.normal) != len(prompts.abnormal):
@@ -323,7 +342,9 @@ class AnoVL:
             raise UsageError(f"adapt: expected True, False or an Adaptation, got {adapt!r}")
         seeds = check_seeds(seed) if adapt else check_seeds(seed)[:0]
         settings = adapt if isinstance(adapt, Adaptation) else self.method.recipe.adaptation
-        recipe = replace(self.method.recipe, output_size=recipe.output_size, decode=recipe.decode, adaptation=settings)
+        recipe = replace(
+            self.method.recipe, output_size=recipe.output_size, decode=recipe.decode, adaptation=settings, tiling=recipe.tiling
+        )
         origin = Origin(
             class_name=class_name,
             model=self.backbone.name,
@@ -338,7 +359,9 @@ class AnoVL:
         if self.profile is not None:
             self.profile.check(origin)
         text = self._texts.features(prompts)
-        return DetectionJob(self, origin, text, recipe.output_size, recipe.decode, self._adapters(text, settings, seeds))
+        adapters = self._adapters(text, settings, seeds)
+        grid = self.method.encoder.grid
+        return DetectionJob(self, origin, text, recipe.output_size, recipe.tiling, grid, recipe.decode, adapters)
 
     @torch.inference_mode()
     def _adapters(self, text: TextFeatures, settings: Adaptation, seeds: Sequence[int]) -> tuple[Adapter, ...]:
