@@ -3,9 +3,9 @@
     python benchmarks/tiles.py --data ../shared/data/magnetic_tile --sides 128 [--limit 60]
     python benchmarks/tiles.py --drawn leather,concrete,washer,circuit_board --seed 4001 --size 1024 --sides 256
 
-Every row is the same model: the whole image as in the paper, tiles beside it, the crop to the foreground, both. Maps are compared
-at each image's own size. Intervals are bootstrapped over the images; the last column is the mean difference of the AUROC within each
-defective image to the first row's, with its interval. Times are medians of rounds in which the rows take turns.
+Every row is the same model: the whole image as in the paper, tiles beside it, the crop to the foreground, both. Maps are
+compared at each image's own size. Intervals are bootstrapped over the images; the last column is the mean difference of the AUROC
+within each defective image to the first row's, with its interval. Times are medians of rounds in which the rows take turns.
 """
 
 from __future__ import annotations

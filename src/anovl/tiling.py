@@ -137,7 +137,9 @@ def _box(size: Shape, grid: Shape, start: Shape, shape: Shape, scale: Scale, cor
 
 
 def blend(patches: Tensor, scale: Scale, shape: Shape) -> Tensor:
-    """One grid of the tiles of a scale, without seams: a cell is the mean of the tiles over it, weighted by sin^2 to their edges.
+    """One grid of the tiles of a scale: a cell is the mean of the tiles over it, each weighted by its distance from their edges.
+
+    Weights add up to 1 in each cell and run linearly from tile to tile, so that there is no seam.
 
     Args:
         patches: [T, S, h, w], tiles in the order of the scale's corners.
@@ -148,7 +150,7 @@ def blend(patches: Tensor, scale: Scale, shape: Shape) -> Tensor:
         [S, rows, columns] fp32
     """
     rows, columns = patches.shape[-2:]
-    window = torch.outer(*(torch.sin((torch.arange(n) + 0.5) * (math.pi / n)) ** 2 for n in (rows, columns)))
+    window = torch.outer(*(n / 2 - (torch.arange(n) - (n - 1) / 2).abs() for n in (rows, columns)))
     total = torch.zeros(patches.shape[1], *scale.shape)
     weights = torch.zeros(scale.shape)
     for (top, left), own in zip(scale.corners, patches, strict=True):
