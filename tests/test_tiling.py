@@ -211,8 +211,8 @@ def test_every_method(detector, method, adapt):
 
 
 def test_stream_seeds_and_batches_give_the_same(detector):
-    images = [drawn(seed, (90, 60 + 30 * seed)) for seed in range(3)]
-    options = {"tiles": Tiling(sides=(48, 64)), "adapt": True, "seed": [0, 1]}
+    images = [drawn(seed, (60, 60 + 40 * seed)) for seed in range(2)]
+    options = {"tiles": Tiling(sides=(64, 48)), "adapt": True, "seed": [0, 1]}
     alone = [detector.predict(image, "nut", **options) for image in images]
     for got, expected in zip(detector.stream(images, "nut", batch_size=3, **options), alone, strict=True):
         assert np.abs(got.anomaly_map - expected.anomaly_map).max() < 1e-5
@@ -283,7 +283,8 @@ def test_crop(detector):
     assert abs(prediction.pred_score - own.pred_score) < 1e-6
     assert np.abs(prediction.patch_scores.max() - own.patch_scores.max()) < 1e-6
     plain = detector.predict(drawn(), "nut")
-    assert np.array_equal(detector.predict(drawn(), "nut", tiles=Tiling(crop="foreground")).anomaly_map, plain.anomaly_map)
+    nothing = detector.predict(drawn(), "nut", tiles=Tiling(crop="foreground"))  # stands out
+    assert np.allclose(nothing.anomaly_map, plain.anomaly_map, atol=1e-6)
 
 
 def test_profiles_hold_for_their_tiles_alone(golden_backbone):

@@ -7,9 +7,10 @@ from PIL import Image
 from scipy import ndimage
 
 SIDE = 256  # px of the longer side of the copy that is looked at
-PLAIN = 0.9  # share of the border that must have its colour
-LEAST_DIFFERENCE = 24  # grey levels in a channel that are no noise
-SMALLEST, LARGEST = 0.01, 0.8  # share of the picture that a box is worth cropping to
+PLAIN = 0.95  # share of the border that must have its colour
+LEAST_DIFFERENCE, LARGEST_DIFFERENCE = 10, 48  # grey levels in a channel: less is noise, a border that differs by more not plain
+SMALLEST = 0.05  # share of the picture that a part fills; less is a spot on a surface
+LARGEST = 0.8  # share of the picture that a box is worth cropping to
 MARGIN = 0.04  # of the longer side of the box, on each side
 
 
@@ -23,7 +24,7 @@ def foreground_box(picture: Image.Image) -> tuple[int, int, int, int] | None:
         picture: RGB.
 
     Returns:
-        the box, inside the picture; None where the border is not plain, nothing stands out, or nearly everything does.
+        the box, inside the picture; None where the border is not plain, nothing of a part's size stands out, or nearly everything does.
     """
     scale = min(1.0, SIDE / max(picture.size))
     small = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.BOX)
@@ -33,12 +34,10 @@ def foreground_box(picture: Image.Image) -> tuple[int, int, int, int] | None:
     border[frame:-frame, frame:-frame] = False
     differs = np.abs(pixels - np.median(pixels[border], axis=0)).max(axis=2)
     limit = max(LEAST_DIFFERENCE, 1.5 * float(np.quantile(differs[border], PLAIN)))
-    if limit > 2 * LEAST_DIFFERENCE:
-        return None
     found = ndimage.binary_opening(differs > limit, np.ones((3, 3)))
-    rows, columns = (np.flatnonzero(found.any(axis=axis)) for axis in (1, 0))
-    if not rows.size:
+    if limit > LARGEST_DIFFERENCE or ndimage.binary_fill_holes(found).mean() < SMALLEST:
         return None
+    rows, columns = (np.flatnonzero(found.any(axis=axis)) for axis in (1, 0))
     margin = MARGIN * max(np.ptp(rows), np.ptp(columns)) + 1
     top, bottom = (rows[0] - margin) / scale, (rows[-1] + 1 + margin) / scale
     left, right = (columns[0] - margin) / scale, (columns[-1] + 1 + margin) / scale
@@ -49,4 +48,4 @@ def foreground_box(picture: Image.Image) -> tuple[int, int, int, int] | None:
         min(picture.width, int(right)),
     )
     share = (bottom - top) * (right - left) / (picture.width * picture.height)
-    return (top, left, bottom, right) if SMALLEST <= share <= LARGEST else None
+    return (top, left, bottom, right) if share <= LARGEST else None
