@@ -24,7 +24,7 @@ def foreground_box(picture: Image.Image) -> tuple[int, int, int, int] | None:
         picture: RGB.
 
     Returns:
-        the box, inside the picture; None where the border is not plain, nothing of a part's size stands out, or nearly everything does.
+        the box, inside the picture; None where the border is not plain, nothing of a part's size stands out, or nearly all does.
     """
     scale = min(1.0, SIDE / max(picture.size))
     small = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.BOX)
