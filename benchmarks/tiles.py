@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -89,7 +90,9 @@ def main() -> None:
         data = datasets.load("folder", root)
         done = evaluate(rows, data, resolution="original", limit=options.limit, bootstrap=RESAMPLES)
         picture = str(data.categories[0].test[0].image)
-        calls = {row.name: partial(row.detector.predict, picture, "part", adapt=options.adapt) for row in rows}
+        calls: dict[str, Callable[[], object]] = {
+            row.name: partial(row.detector.predict, picture, "part", adapt=options.adapt) for row in rows
+        }
         spent = times_in_turn(calls, "cpu", options.rounds)
     print(f"{'':24} {'':12} " + "  ".join(f"{name.replace('_', ' '):>21}" for name in SHOWN) + "  within an image")
     for category in done.dataset.categories:
