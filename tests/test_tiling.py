@@ -13,12 +13,14 @@ from tests.engine.test_local import MeanJob, grey
 import anovl
 from anovl import AnoVL, Variant
 from anovl.backbones import Backbone
+from anovl.cluster.stages import Decode, Score, data_of
+from anovl.cluster.stages import row as packed
 from anovl.config import Tiling
 from anovl.core.scoring import Scores
 from anovl.data.foreground import foreground_box
 from anovl.data.sources import SourceItem
 from anovl.data.synthetic import draw
-from anovl.engine.local import run
+from anovl.engine.local import run, work_of
 from anovl.errors import OutOfMemoryError, UsageError
 from anovl.tiling import Scale, blend, lay_out
 
@@ -224,6 +226,19 @@ def test_stream_seeds_and_batches_give_the_same(detector):
     for got, expected in zip(detector.stream(images, "nut", batch_size=3, **options), alone, strict=True):
         assert np.abs(got.anomaly_map - expected.anomaly_map).max() < 1e-5
         assert got.patch_scores_std.shape == got.patch_scores.shape
+
+
+def test_stages_of_a_cluster_carry_parts(detector, tmp_path):
+    for seed in range(3):
+        Image.fromarray(drawn(seed, (70, 90 + seed))).save(tmp_path / f"{seed}.png")
+    images = [SourceItem(path, path.name, path.stem) for path in sorted(tmp_path.iterdir())]
+    job = detector.job("nut", tiles=64)
+    light = work_of(job.without_model(), 4)
+    score = Score(lambda task: work_of(job, 4), 2)
+    shard = score(Decode([light], draws=True)(packed(0, images)))
+    for (image, scores), item in zip(data_of(shard), images, strict=True):
+        got = light.finish(image.item, image.size, scores, image.timings)
+        assert np.abs(got.anomaly_map - detector.predict(item.image, "nut", tiles=64).anomaly_map).max() < 1e-5
 
 
 def test_evaluation_scores_tiles_too(detector, tmp_path):

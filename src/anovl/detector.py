@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
@@ -20,7 +19,7 @@ from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, O
 from anovl.config import recipe as make_recipe
 from anovl.core.adapter import Adapter, check_seeds, draw_start
 from anovl.core.prompts import PromptSet, Wording, build_prompts
-from anovl.core.scoring import TextFeatures
+from anovl.core.scoring import TextFeatures, score_range
 from anovl.data.images import ImageLimits
 from anovl.data.sources import SourceItem, iter_source
 from anovl.data.transforms import to_pixel_values
@@ -175,7 +174,7 @@ class AnoVL:
     @property
     def score_range(self) -> tuple[float, float]:
         """The fixed drawing scale; see `anovl.results.Prediction`."""
-        return _score_range(self.method.logit_scale / self.backbone.logit_scale)
+        return score_range(self.method.logit_scale / self.backbone.logit_scale)
 
     @torch.inference_mode()
     def encode(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
@@ -368,18 +367,3 @@ class AnoVL:
         """One adaptation of the class a seed."""
         rows, columns = self.method.encoder.grid
         return tuple(Adapter(text, settings, draw_start(settings, text, rows * columns, one)) for one in seeds)
-
-
-def _score_range(ratio: float) -> tuple[float, float]:
-    """Drawing scale: where a softmax at the model's own scale would read 0.7 % and 99.3 %.
-
-    At that scale itself it is [0, 1]; at temperature 1 all scores lie within a percent of 0.5 and would
-    draw as one colour.
-
-    Args:
-        ratio: the method's factor on cosines over the model's own.
-    """
-    if ratio >= 1:
-        return (0.0, 1.0)
-    low = 1 / (1 + math.exp(5 * ratio))
-    return (low, 1 - low)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -96,6 +97,21 @@ def picture_score(kind: ImageScore, class_score: Tensor, patch_scores: Tensor) -
     if kind == "class_token_and_map_max":
         return (class_score + patch_scores.flatten(1).amax(dim=1)) / 2
     return class_score
+
+
+def score_range(ratio: float) -> tuple[float, float]:
+    """Drawing scale: where a softmax at the model's own scale would read 0.7 % and 99.3 %.
+
+    At that scale itself it is [0, 1]; at temperature 1 all scores lie within a percent of 0.5 and would
+    draw as one colour.
+
+    Args:
+        ratio: the method's factor on cosines over the model's own.
+    """
+    if ratio >= 1:
+        return (0.0, 1.0)
+    low = 1 / (1 + math.exp(5 * ratio))
+    return (low, 1 - low)
 
 
 def smooth(patch_scores: Tensor) -> Tensor:
