@@ -44,14 +44,12 @@ class Layout:
     """The parts of an image.
 
     Attributes:
-        tile: (h, w) cells of a tile: the model's patch grid.
-        grid: cells of the image.
+        grid: (rows, columns) cells of the image.
         start, shape: the first cell, and how many, of what is looked at.
         scales: the whole of it first, as one tile.
         boxes: the tiles of all scales, in px of the image.
     """
 
-    tile: Shape
     grid: Shape
     start: Shape
     shape: Shape
@@ -100,7 +98,7 @@ def lay_out(picture: Image.Image, tiling: Tiling, tile: Shape) -> Layout:
         if own not in [scale.shape for scale in scales]:
             scales.append(Scale(own, tuple(product(rows, columns))))
     boxes = tuple(_box(size, grid, start, shape, scale, corner, tile) for scale in scales for corner in scale.corners)
-    return Layout(tile, grid, start, shape, tuple(scales), boxes)
+    return Layout(grid, start, shape, tuple(scales), boxes)
 
 
 def _pair(values: Sequence[int]) -> Shape:
