@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from anovl.backbones import Backbone, load_backbone
     from anovl.client import Client, ServedPrediction, ServiceError
-    from anovl.config import FewShot, Mutual, Recipe, recipe
+    from anovl.config import FewShot, Mutual, Recipe, Tiling, recipe
     from anovl.core.prompts import PromptSet, Wording, build_prompts
     from anovl.data import datasets
     from anovl.data.images import ImageLimits, load_image
@@ -44,6 +44,7 @@ _HOME = {
     "Region": "anovl.results",
     "ServedPrediction": "anovl.client",
     "ServiceError": "anovl.client",
+    "Tiling": "anovl.config",
     "Variant": "anovl.evaluation",
     "Wording": "anovl.core.prompts",
     "build_prompts": "anovl.core.prompts",
@@ -73,6 +74,7 @@ __all__ = [
     "Region",
     "ServedPrediction",
     "ServiceError",
+    "Tiling",
     "Variant",
     "Wording",
     "__version__",

@@ -17,10 +17,12 @@ PromptStyle = Literal["paper", "released"]
 AdapterKind = Literal["softmax", "tanh", "linear"]
 NoisePlace = Literal["input", "output"]
 AdaptationTarget = Literal["pseudo_label", "entropy", "none"]
+Crop = Literal["none", "foreground"]
 
 DEFAULT_MODEL = "ViT-B-16-plus-240:laion400m_e32"
 DEFAULT_RECIPE = "default"
 DEFAULT_THRESHOLD = 0.5  # CLIP's own decision: abnormal nearer than normal
+LEAST_TILE = 32  # px; a tile is brought to the size of the model's input
 DISPLAY_SIDE = 1600  # longest side of an overlay, and of the copy of a picture kept for it
 ADAPTATION_MEMORY = 1024**3  # a batch adapts in parts of about so many bytes
 CPU_ADAPTATION_MEMORY = 48 * 1024**2  # on a CPU in parts that stay near its caches
@@ -163,6 +165,42 @@ class Mutual:
         _check_numbers("seed", (self.seed,), least=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tiling:
+    """In which parts an image is looked at; see docs/high_resolution.md. By default as a whole.
+
+    Attributes:
+        sides: of square tiles, px of the image; each size is one more scale beside the whole image. Tiles that would be larger
+            than the image's shorter side are as large as that.
+        overlap: share of its side that a tile has in common with the next, at least; 0 to 0.75.
+        crop: "foreground" looks at the box around what stands out from a plain background only, and at the whole image where
+            there is no such thing; the map is 0 outside the box.
+    """
+
+    sides: tuple[int, ...] = ()
+    overlap: float = 0.25
+    crop: Crop = "none"
+
+    def __post_init__(self) -> None:
+        _check_choices(self, {"crop": Crop})
+        if any(type(side) is not int or side < LEAST_TILE for side in self.sides) or len(set(self.sides)) < len(self.sides):
+            raise UsageError(
+                f"tiles: expected sides of at least {LEAST_TILE} px, each once, got {', '.join(map(str, self.sides))}"
+            )
+        if not (isinstance(self.overlap, int | float) and 0 <= self.overlap <= 0.75):
+            raise UsageError(f"tile overlap: expected a share of a tile's side from 0 to 0.75, got {self.overlap!r}")
+
+    @classmethod
+    def of(cls, tiles: int | Tiling | None) -> Tiling | None:
+        """The side of tiles in px, or settings already."""
+        return cls(sides=(tiles,)) if isinstance(tiles, int) else tiles
+
+    @property
+    def whole(self) -> bool:
+        """True where an image is looked at as a whole, once."""
+        return not self.sides and self.crop == "none"
+
+
 def _check_numbers(name: str, values: tuple[int, ...], *, least: int = 1, odd: bool = False) -> None:
     if not isinstance(values, tuple) or any(type(one) is not int or one < least or (odd and one % 2 == 0) for one in values):
         raise UsageError(f"{name}: expected {'odd' if odd else 'whole'} numbers from {least}, got {values!r}")
@@ -194,6 +232,7 @@ class Recipe:
         image_score: "class_token" is Eq. (1); "class_token_22views" its mean over 22 augmented views; "map_max" the
             top of the patch scores, Eq. (2); "class_token_and_map_max" the mean of both.
         adaptation: what test-time adaptation does where it is asked for.
+        tiling: in which parts an image is looked at.
     """
 
     name: str = DEFAULT_RECIPE
@@ -208,6 +247,7 @@ class Recipe:
     decode: Decode = "full"
     image_score: ImageScore = "class_token"
     adaptation: Adaptation = Adaptation()
+    tiling: Tiling = Tiling()
 
     def __post_init__(self) -> None:
         choices = {
@@ -221,6 +261,10 @@ class Recipe:
         _check_choices(self, choices)
         if not isinstance(self.adaptation, Adaptation):
             raise UsageError(f"adaptation: expected an Adaptation, got {self.adaptation!r}")
+        if not isinstance(self.tiling, Tiling):
+            raise UsageError(f"tiling: expected a Tiling, got {self.tiling!r}")
+        if self.tiling.sides and self.decode == "reduced":
+            raise UsageError("tiles: need the image at its full size; leave out decode 'reduced'")
         for field in ("smoothing", "align_corners"):
             if not isinstance(getattr(self, field), bool):
                 raise UsageError(f"{field}: expected True or False, got {getattr(self, field)!r}")
@@ -232,8 +276,11 @@ class Recipe:
             raise UsageError(f"logit_scale must be in (0, 1000] or None for the model's own, got {self.logit_scale}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values, for run.json."""
-        return asdict(self)
+        """The settings as plain values, for run.json; without the tiling where an image is looked at as a whole."""
+        values = asdict(self)
+        if self.tiling.whole:
+            del values["tiling"]
+        return values
 
     def having(self, **changes: Any) -> Recipe:
         """The recipe with those of the changes that are not None.

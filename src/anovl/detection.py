@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from anovl.config import Decode, OutputSize
-from anovl.core.adapter import Adapter
-from anovl.core.scoring import Scores, TextFeatures
+from anovl.config import Adaptation, Decode, OutputSize, Tiling
+from anovl.core.adapter import Adapter, check_seeds, draw_start
+from anovl.core.prompts import Wording
+from anovl.core.scoring import Scores, TextFeatures, name_directions
 from anovl.data.images import ImageLimits, load_sized_image
 from anovl.data.sources import SourceItem
-from anovl.devices import to_device
-from anovl.errors import AnovlError
-from anovl.profiles import Origin
+from anovl.devices import DTYPES, to_device
+from anovl.errors import AnovlError, UsageError
+from anovl.methods import method_class
+from anovl.naming import name_prompts, vocabulary
+from anovl.profiles import Origin, settings_of
 from anovl.results import FloatArray, Prediction
+from anovl.tiling import Layout, lay_out
 
 if TYPE_CHECKING:
     from anovl.detector import AnoVL
@@ -33,6 +38,8 @@ class DetectionJob:
     origin: Origin
     text: TextFeatures
     output_size: OutputSize
+    tiling: Tiling
+    grid: tuple[int, int]
     decode: Decode = "full"
     adapters: tuple[Adapter, ...] = ()
     names: tuple[str, ...] = ()
@@ -67,6 +74,10 @@ class DetectionJob:
         return load_sized_image(
             image, limits=self.limits, reduced_for=self.detector.backbone.image_size if self.decode == "reduced" else None
         )
+
+    def layout(self, picture: Image.Image) -> Layout:
+        """The parts of an RGB picture that are looked at."""
+        return lay_out(picture, self.tiling, self.grid)
 
     def preprocess(self, picture: Image.Image) -> Tensor:
         """RGB -> [3, H, W]."""
@@ -114,3 +125,71 @@ class DetectionJob:
             names=self.names,
             name_scores=None if scores.name_scores is None else scores.name_scores.numpy(),
         )
+
+
+def bind(
+    detector: AnoVL,
+    class_name: str,
+    *,
+    domain: str | None,
+    defects: Sequence[str],
+    wording: Wording | None,
+    output_size: OutputSize | None,
+    decode: Decode | None,
+    adapt: bool | Adaptation,
+    seed: int | Sequence[int],
+    names: str | Sequence[str],
+    tiles: int | Tiling | None,
+) -> DetectionJob:
+    """See `AnoVL.job`."""
+    words = wording or detector.method.wording
+    if domain is not None:
+        words = replace(words, domain=domain)
+    if defects:
+        words = replace(words, defects=(*words.defects, *defects))
+    recipe = detector.recipe.having(output_size=output_size, decode=decode, tiling=Tiling.of(tiles))
+    prompts = detector.prompts(class_name, words)
+    named = vocabulary(names)
+    method_class(detector.method_name, adapt=bool(adapt), names=bool(named))  # refuses what it cannot do
+    if adapt and len(prompts.normal) != len(prompts.abnormal):
+        counts = f"{len(prompts.normal)} and {len(prompts.abnormal)}"
+        raise UsageError(f"adapt: Eq. (9) needs normal and abnormal prompts in pairs, got {counts}; give each state its opposite")
+    if not isinstance(adapt, bool | Adaptation):
+        raise UsageError(f"adapt: expected True, False or an Adaptation, got {adapt!r}")
+    seeds = check_seeds(seed) if adapt else check_seeds(seed)[:0]
+    settings = adapt if isinstance(adapt, Adaptation) else detector.method.recipe.adaptation
+    recipe = replace(
+        detector.method.recipe, output_size=recipe.output_size, decode=recipe.decode, adaptation=settings, tiling=recipe.tiling
+    )
+    origin = Origin(
+        class_name=class_name,
+        model=detector.backbone.name,
+        weights=detector.backbone.weights_id,
+        method=detector.method_name,
+        recipe=settings_of(recipe, adapts=bool(adapt)),
+        words=words.to_dict(),
+        seeds=seeds,
+        image_size=detector.backbone.image_size,
+        precision=next(name for name, dtype in DTYPES.items() if dtype == detector.backbone.dtype and name != "auto"),
+    )
+    if detector.bank is not None:
+        if not recipe.tiling.whole:
+            raise UsageError("tiles: a bank holds tokens of whole pictures; leave the tiles and the crop out, or the bank")
+        detector.bank.check(origin)
+        origin = replace(origin, method=f"{detector.method_name} with bank {detector.bank.key}")
+    if detector.profile is not None:
+        detector.profile.check(origin)
+    text = detector.texts.features(prompts)
+    if named:
+        own = detector.texts.features(name_prompts(class_name, words, named, style=recipe.prompts))
+        text = text._replace(names=name_directions(own, len(named)))
+    adapters = _adapters(detector, text, settings, seeds)
+    grid = detector.method.encoder.grid
+    return DetectionJob(detector, origin, text, recipe.output_size, recipe.tiling, grid, recipe.decode, adapters, names=named)
+
+
+@torch.inference_mode()
+def _adapters(detector: AnoVL, text: TextFeatures, settings: Adaptation, seeds: Sequence[int]) -> tuple[Adapter, ...]:
+    """One adaptation of the class a seed."""
+    rows, columns = detector.method.encoder.grid
+    return tuple(Adapter(text, settings, draw_start(settings, text, rows * columns, one)) for one in seeds)

@@ -16,25 +16,33 @@ from torch import Tensor, nn
 from anovl import mutual
 from anovl.backbones import Backbone, load_backbone
 from anovl.calibration import calibrate, peaks
-from anovl.config import DEFAULT_MODEL, DEFAULT_THRESHOLD, Adaptation, Decode, FewShot, Mutual, OutputSize, Recipe
+from anovl.config import (
+    DEFAULT_MODEL,
+    DEFAULT_THRESHOLD,
+    Adaptation,
+    Decode,
+    FewShot,
+    Mutual,
+    OutputSize,
+    Recipe,
+    Tiling,
+)
 from anovl.config import recipe as make_recipe
-from anovl.core.adapter import Adapter, check_seeds, draw_start
 from anovl.core.prompts import PromptSet, Wording, build_prompts
-from anovl.core.scoring import TextFeatures, name_directions, score_range
+from anovl.core.scoring import score_range
 from anovl.data.images import ImageLimits
 from anovl.data.sources import SourceItem, iter_source
 from anovl.data.transforms import to_pixel_values
-from anovl.detection import DetectionJob
-from anovl.devices import DTYPES, pick_devices
+from anovl.detection import DetectionJob, bind
+from anovl.devices import pick_devices
 from anovl.engine import local, maps, pipeline
 from anovl.engine.pipeline import results
 from anovl.engine.text import TextCache
 from anovl.errors import UsageError
 from anovl.fitting import FittingJob
-from anovl.methods import fitting_method, make_method, method_class
+from anovl.methods import fitting_method, make_method
 from anovl.methods.few_shot import Bank
-from anovl.naming import name_prompts, vocabulary
-from anovl.profiles import DEFAULT_FPR, Origin, Profile, settings_of
+from anovl.profiles import DEFAULT_FPR, Profile
 from anovl.results import FloatArray, Prediction
 
 log = logging.getLogger(__name__)
@@ -79,7 +87,7 @@ class AnoVL:
         self.bank: Bank | None = None
         self.limits = limits or ImageLimits()
         self.replicas: tuple[AnoVL, ...] = ()
-        self._texts = TextCache(backbone, None if cache_dir is None else Path(cache_dir))
+        self.texts = TextCache(backbone, None if cache_dir is None else Path(cache_dir))
 
     @classmethod
     def from_pretrained(
@@ -195,14 +203,14 @@ class AnoVL:
         bare.logit_scale = self.backbone.clip.logit_scale  # the drawing scale asks for it
         other.backbone, other.method = replace(self.backbone, clip=bare, tokenizer=None), method  # type: ignore[arg-type]
         other.replicas = ()
-        del method.encoder, other._texts  # noqa: SLF001 -- our own
+        del method.encoder, other.texts
         other.bank = None
         vars(method).pop("bank", None)
         return other
 
     def keep_texts_in_memory(self) -> None:
         """Write no more text features to disk: who lets others name classes does not let them fill it."""
-        self._texts.writable = False
+        self.texts.writable = False
 
     @property
     def device(self) -> str:
@@ -253,6 +261,7 @@ class AnoVL:
         adapt: bool | Adaptation = False,
         seed: int | Sequence[int] = 0,
         names: str | Sequence[str] = (),
+        tiles: int | Tiling | None = None,
     ) -> Prediction:
         """Score one image.
 
@@ -267,6 +276,8 @@ class AnoVL:
             seed: of the adaptation's noise and weights; several give the mean of their scores, and its spread in
                 `Prediction.patch_scores_std`.
             names: words to name each region by, such as ["scratch", "hole"], or "default" (docs/naming.md).
+            tiles: side of overlapping tiles in px of the image, beside the whole image, or settings of their own; None leaves it
+                to the recipe.
 
         Raises:
             ImageError: the image cannot be used.
@@ -282,8 +293,9 @@ class AnoVL:
             adapt=adapt,
             seed=seed,
             names=names,
+            tiles=tiles,
         )
-        (prediction,) = results(local.run(job, [item], batch_size=1, workers=1))
+        (prediction,) = results(local.run(job, [item], workers=1))
         return prediction
 
     def stream(
@@ -298,6 +310,7 @@ class AnoVL:
         adapt: bool | Adaptation = False,
         seed: int | Sequence[int] = 0,
         names: str | Sequence[str] = (),
+        tiles: int | Tiling | None = None,
         batch_size: int = 8,
         workers: int = 2,
         on_error: Literal["raise", "skip"] = "raise",
@@ -307,12 +320,12 @@ class AnoVL:
 
         Args:
             source: see `anovl.data.sources.iter_source`.
-            batch_size: images a pass.
+            batch_size: images a pass, or tiles.
             workers: decoding threads.
             on_error: "raise" stops at the first broken image, "skip" logs it and goes on.
             batched: let the images score each other too (MuSc), with settings of your own or the usual ones; the first
                 prediction comes after all images were encoded, and no threshold is calibrated; see docs/few_and_many.md.
-            class_name, domain, defects, wording, output_size, adapt, seed, names: as in `predict`.
+            class_name, domain, defects, wording, output_size, adapt, seed, names, tiles: as in `predict`.
         """
         job = self.job(
             class_name,
@@ -323,6 +336,7 @@ class AnoVL:
             adapt=adapt,
             seed=seed,
             names=names,
+            tiles=tiles,
         )
         work: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
         if batched:
@@ -362,56 +376,23 @@ class AnoVL:
         adapt: bool | Adaptation = False,
         seed: int | Sequence[int] = 0,
         names: str | Sequence[str] = (),
+        tiles: int | Tiling | None = None,
     ) -> DetectionJob:
         """This detector bound to a class and its words, for an engine; `decode` None is the recipe's.
 
         Raises:
             UsageError: as `predict`, or the detector has a profile of something else.
         """
-        words = wording or self.method.wording
-        if domain is not None:
-            words = replace(words, domain=domain)
-        if defects:
-            words = replace(words, defects=(*words.defects, *defects))
-        recipe = self.recipe.having(output_size=output_size, decode=decode)
-        prompts = self.prompts(class_name, words)
-        named = vocabulary(names)
-        method_class(self.method_name, adapt=bool(adapt), names=bool(named))  # refuses what it cannot do
-        if adapt and len(prompts.normal) != len(prompts.abnormal):
-            counts = f"{len(prompts.normal)} and {len(prompts.abnormal)}"
-            raise UsageError(
-                f"adapt: Eq. (9) needs normal and abnormal prompts in pairs, got {counts}; give each state its opposite"
-            )
-        if not isinstance(adapt, bool | Adaptation):
-            raise UsageError(f"adapt: expected True, False or an Adaptation, got {adapt!r}")
-        seeds = check_seeds(seed) if adapt else check_seeds(seed)[:0]
-        settings = adapt if isinstance(adapt, Adaptation) else self.method.recipe.adaptation
-        recipe = replace(self.method.recipe, output_size=recipe.output_size, decode=recipe.decode, adaptation=settings)
-        origin = Origin(
-            class_name=class_name,
-            model=self.backbone.name,
-            weights=self.backbone.weights_id,
-            method=self.method_name,
-            recipe=settings_of(recipe, adapts=bool(adapt)),
-            words=words.to_dict(),
-            seeds=seeds,
-            image_size=self.backbone.image_size,
-            precision=next(name for name, dtype in DTYPES.items() if dtype == self.backbone.dtype and name != "auto"),
+        return bind(
+            self,
+            class_name,
+            domain=domain,
+            defects=defects,
+            wording=wording,
+            output_size=output_size,
+            decode=decode,
+            adapt=adapt,
+            seed=seed,
+            names=names,
+            tiles=tiles,
         )
-        if self.bank is not None:
-            self.bank.check(origin)
-            origin = replace(origin, method=f"{self.method_name} with bank {self.bank.key}")
-        if self.profile is not None:
-            self.profile.check(origin)
-        text = self._texts.features(prompts)
-        if named:
-            own = self._texts.features(name_prompts(class_name, words, named, style=recipe.prompts))
-            text = text._replace(names=name_directions(own, len(named)))
-        adapters = self._adapters(text, settings, seeds)
-        return DetectionJob(self, origin, text, recipe.output_size, recipe.decode, adapters, names=named)
-
-    @torch.inference_mode()
-    def _adapters(self, text: TextFeatures, settings: Adaptation, seeds: Sequence[int]) -> tuple[Adapter, ...]:
-        """One adaptation of the class a seed."""
-        rows, columns = self.method.encoder.grid
-        return tuple(Adapter(text, settings, draw_start(settings, text, rows * columns, one)) for one in seeds)

@@ -136,6 +136,8 @@ def export(
         raise UsageError("export: a detector that was fitted to good pictures runs in torch alone; leave the bank out")
     if detector.profile is not None and precision != "fp32":
         raise UsageError(f"export: a profile of fp32 scores does not hold in {precision}; calibrate the exported file instead")
+    if not detector.recipe.tiling.whole:
+        raise UsageError("export: a file looks at whole images; leave tiles and crop out of the recipe")
     jobs = [detector.job(name, wording=wording, adapt=adapt, seed=seed) for name in class_names]
     card = Card(
         classes=tuple(class_names),

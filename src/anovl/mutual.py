@@ -73,6 +73,8 @@ class MutualJob:
             raise UsageError("batched: a score depends on the other images, so no profile holds for it; leave the profile out")
         if detector.bank is not None:
             raise UsageError("batched: this detector was fitted to good pictures; take it without the bank, or leave batched out")
+        if not self.job.tiling.whole:
+            raise UsageError("batched: compares whole images; leave tiles and crop out")
         if detector.replicas:
             raise UsageError(f"batched: computes on one device, got {detector.device}")
         layers = chosen_layers(self.settings.layers, detector.method.encoder)

@@ -52,7 +52,7 @@ def problem(batch, patches, prompts, width, *, seed=0, dtype=torch.float32, sett
     generator = torch.Generator().manual_seed(seed)
     text = text_features(*torch.randn(2, prompts, width, generator=generator))
     tokens = scale * torch.randn(batch, patches, width, generator=generator).to(dtype)
-    text = TextFeatures(*(features.to(dtype) for features in text))
+    text = TextFeatures(text.prototypes.to(dtype), text.tokens.to(dtype))
     start = draw_start(settings or Adaptation(), text, patches, seed)
     return tokens, text, Start(*(None if value is None else value.to(dtype) for value in start))
 

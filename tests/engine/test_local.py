@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tests.engine.threads import threads_end
 
+from anovl.config import Tiling
 from anovl.core.scoring import Scores
 from anovl.data.images import load_sized_image
 from anovl.data.sources import SourceItem
@@ -24,6 +25,8 @@ from anovl.results import Prediction
 
 class MeanJob:
     """Scores an image by its mean grey; `fits` is the largest batch that does not run out of memory."""
+
+    tiling = Tiling()
 
     def __init__(self, fits=10**9, error=None):
         self.fits, self.batches = fits, []

@@ -13,7 +13,7 @@ from anovl.cli import words
 from anovl.cli.exported import bind as bind_exported
 from anovl.cli.exported import prompts_sha256
 from anovl.cli.run import Engine, parse_size
-from anovl.config import DEFAULT_RECIPE, DEFAULT_THRESHOLD, Mutual, Recipe
+from anovl.config import DEFAULT_RECIPE, DEFAULT_THRESHOLD, Mutual, Recipe, Tiling
 from anovl.config import recipe as make_recipe
 from anovl.engine.artefact import is_exported
 from anovl.errors import UsageError
@@ -100,6 +100,7 @@ class Chosen:
     bank: Bank | None = None
     batched: Mutual | None = None
     names: tuple[str, ...] = ()
+    tiling: Tiling | None = None
 
     def check(self) -> None:
         """Refuse options that go with no model.
@@ -163,6 +164,7 @@ class Chosen:
             "--adapt-steps": self.adapt_steps,
             "--seed": self.seed,
             "--image-size": self.image_size,
+            "--tile and --crop": self.tiling,
         }
         job, settings = bind_exported(
             Path(self.model),
@@ -249,6 +251,7 @@ class Chosen:
             output_size=self.output_size,  # type: ignore[arg-type]
             decode=self.decode,  # type: ignore[arg-type]
             adapt=adapted.adaptation if self.adapt else False,
+            tiles=self.tiling,
             seed=seeds,
             names=self.names,
         )
@@ -286,10 +289,11 @@ class Chosen:
         return {**model_file, "recipe": self._adapted(named).to_dict()}
 
     def _adapted(self, recipe: Recipe) -> Recipe:
-        """The recipe with the steps of adaptation that the options say.
+        """The recipe with the steps of adaptation and the tiling that the options say.
 
         Raises:
-            UsageError: a number of steps out of range.
+            UsageError: a number of steps out of range, or tiles of what is decoded reduced.
         """
         steps = self.adapt_steps
-        return recipe if steps is None else replace(recipe, adaptation=replace(recipe.adaptation, steps=steps))
+        adaptation = None if steps is None else replace(recipe.adaptation, steps=steps)
+        return recipe.having(adaptation=adaptation, tiling=self.tiling, decode=self.decode)

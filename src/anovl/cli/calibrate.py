@@ -52,6 +52,9 @@ def calibrate(
     adapt: options.Adapt = False,
     adapt_steps: options.AdaptSteps = None,
     seed: options.Seeds = None,
+    tile: options.Tiles = None,
+    tile_overlap: options.TileOverlap = None,
+    crop: options.Cropping = None,
     output_size: options.MapSize = None,
     decode: options.Decoding = None,
     image_size: options.ImageSize = None,
@@ -100,6 +103,7 @@ def calibrate(
         offline=offline,
         max_pixels=max_pixels,
         max_bytes=max_bytes,
+        tiling=options.tiling(tile, tile_overlap, crop),
         threshold=DEFAULT_THRESHOLD,  # none that an exported file brings
         bank=options.read_bank(bank),
     )

@@ -171,13 +171,13 @@ def predict(
         settings = common | bound.settings
         done = out.check(settings, resume=resume)
         record = {"versions": versions, "device": chosen.device, "settings": settings, "guarantee": bound.guarantee}
-        light = _work(bound.job.without_model())
+        light = _work(bound.job.without_model(), batch_size)
         decode = Decode([light], draws="overlay" in common["save"])
         write = Write(light, folder, common["save"], common["map_format"])
         todo, summaries = left(rows, done), list(done.values())
         with folder.held(), resumable(lambda: folder.read(RUN) is not None), progress(len(todo)) as advance:
             folder.write_json(RUN, record | {"status": "running"})
-            results = run.execute(todo, decode=decode, bind=partial(_bind, chosen), write=write, pool=pool)
+            results = run.execute(todo, decode=decode, bind=partial(_bind, chosen, batch_size), write=write, pool=pool)
             for one in results:
                 advance()
                 summaries.append(json.loads(one["summary"]))
@@ -217,17 +217,17 @@ def absolute(model: str) -> str:
     return str(Path(model).absolute()) if Path(model).is_file() else model
 
 
-def _bind(chosen: Chosen, task: int) -> Work[Any, Any, Prediction]:
+def _bind(chosen: Chosen, batch_size: int, task: int) -> Work[Any, Any, Prediction]:
     """The model in a worker; there is one task."""
     del task
-    return _work(chosen.bind().job)
+    return _work(chosen.bind().job, batch_size)
 
 
-def _work(job: Any) -> Work[Any, Any, Prediction]:
+def _work(job: Any, batch_size: int) -> Work[Any, Any, Prediction]:
     from anovl.engine.runtime import ExportedJob
 
     if isinstance(job, ExportedJob):
         return job
-    from anovl.engine.local import Stacked
+    from anovl.engine.local import work_of
 
-    return Stacked(job)
+    return work_of(job, batch_size)

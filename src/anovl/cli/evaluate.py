@@ -12,7 +12,7 @@ from anovl.cli import cluster, options
 from anovl.cli.app import is_quiet
 from anovl.cli.info import versions
 from anovl.cli.run import parse_size, progress, resumable
-from anovl.config import DEFAULT_MODEL, Mutual
+from anovl.config import DEFAULT_MODEL, Mutual, Tiling
 from anovl.errors import UsageError
 from anovl.files import RUN
 
@@ -45,6 +45,7 @@ class Compared:
     image_size: tuple[int, int] | None
     offline: bool
     cache_dir: Path | None
+    tiling: Tiling | None
 
     @property
     def addition(self) -> str:
@@ -71,6 +72,7 @@ class Compared:
             local_files_only=self.offline,
             cache_dir=self.cache_dir,
         )
+        first = first.with_recipe(first.recipe.having(tiling=self.tiling))
         return [
             Variant(
                 name=name + (ADAPTED if adapts else "") + self.addition,
@@ -116,6 +118,9 @@ def evaluate(
     batched: Annotated[
         bool, typer.Option("--batched", help="Let the images of a category score each other too, as in `anovl predict`.")
     ] = False,
+    tile: options.Tiles = None,
+    tile_overlap: options.TileOverlap = None,
+    crop: options.Cropping = None,
     limit: Annotated[int | None, typer.Option(help="At most so many images a category, half of them good.", min=1)] = None,
     bootstrap: Annotated[int, typer.Option(help="Resamples for 95 % intervals; 0 leaves them out.", min=0)] = 0,
     model: Annotated[str, typer.Option(help="As in `anovl predict`.")] = DEFAULT_MODEL,
@@ -196,6 +201,7 @@ def evaluate(
         image_size=size,
         offline=offline,
         cache_dir=cache_dir,
+        tiling=options.tiling(tile, tile_overlap, crop),
     )
     total = len(rows) * sum(len(one.test) for one in data.categories)
     with (

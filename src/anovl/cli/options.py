@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anovl.cli.settings import load_config
+from anovl.config import Tiling
+from anovl.errors import UsageError
 
 if TYPE_CHECKING:
     from anovl.methods.few_shot import Bank
@@ -16,6 +18,20 @@ if TYPE_CHECKING:
 def is_several(device: str) -> bool:
     """True for a --device that may name more than one."""
     return device == "all" or "," in device
+
+
+def tiling(sides: list[int] | None, overlap: float | None, crop: str | None) -> Tiling | None:
+    """What --tile, --tile-overlap and --crop say together; None where none is given.
+
+    Raises:
+        UsageError: an overlap without tiles, or a value that is not valid.
+    """
+    if overlap is not None and not sides:
+        raise UsageError("--tile-overlap: needs --tile; without tiles nothing overlaps")
+    if not sides and crop is None:
+        return None
+    given = {"overlap": overlap, "crop": crop}
+    return Tiling(sides=tuple(sides or ()), **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 def _one_device(device: str) -> str:
@@ -62,9 +78,23 @@ Decoding = Annotated[
         "--decode", help="full, or reduced: JPEGs at a fraction of their size, faster and less exact; docs/performance.md."
     ),
 ]
+Tiles = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--tile",
+        help="Look at overlapping tiles of so many px of the image too; repeat for more scales; docs/high_resolution.md.",
+        allow_from_autoenv=False,
+    ),
+]
+TileOverlap = Annotated[
+    float | None, typer.Option(help="Share of a tile that the next one has too, 0 to 0.75; default 0.25.", min=0, max=0.75)
+]
+Cropping = Annotated[
+    str | None, typer.Option("--crop", help="foreground: look only at the part in front of a plain background; default none.")
+]
 MaxPixels = Annotated[int, typer.Option(help="Larger images are refused.")]
 MaxBytes = Annotated[int, typer.Option(help="Larger files are refused.")]
-BatchSize = Annotated[int, typer.Option(help="Images a pass.", min=1)]
+BatchSize = Annotated[int, typer.Option(help="Images a pass, or tiles.", min=1)]
 Threads = Annotated[int | None, typer.Option(help="CPU threads of the model; default as many as there are cores.", min=1)]
 Workers = Annotated[int, typer.Option(help="Decoding threads.", min=1)]
 Device = Annotated[

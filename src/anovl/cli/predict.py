@@ -69,6 +69,9 @@ def predict(
     table: Annotated[
         str, typer.Option("--format", help="jsonl; csv or parquet adds that table.", envvar="ANOVL_FORMAT")
     ] = "jsonl",
+    tile: options.Tiles = None,
+    tile_overlap: options.TileOverlap = None,
+    crop: options.Cropping = None,
     output_size: options.MapSize = None,
     decode: options.Decoding = None,
     image_size: options.ImageSize = None,
@@ -139,6 +142,7 @@ def predict(
         offline=offline,
         max_pixels=max_pixels,
         max_bytes=max_bytes,
+        tiling=options.tiling(tile, tile_overlap, crop),
         threshold=threshold,
         profile=None if profile is None else Profile.load(profile),
         bank=options.read_bank(bank),

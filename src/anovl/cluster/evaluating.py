@@ -10,8 +10,8 @@ from typing import Any
 from anovl.cluster.run import Pool, execute, fetch
 from anovl.cluster.stages import Decode, data_of, row
 from anovl.data.datasets import Category
-from anovl.engine.local import Stacked
-from anovl.engine.pipeline import Outcome
+from anovl.engine.local import work_of
+from anovl.engine.pipeline import Outcome, Work
 from anovl.evaluation import Resolution, Scored, Variant
 from anovl.evaluation.measuring import Part, compare
 from anovl.evaluation.scoring import ScoringJob, Task
@@ -44,8 +44,8 @@ class Ray:
         ]
         results = execute(
             rows,
-            decode=Decode([Stacked(lights[task.variant.name]) for task in tasks]),
-            bind=_Bind(self.load, [(task.variant.name, _without_images(task), task.seeds) for task in tasks]),
+            decode=Decode([work_of(lights[task.variant.name], batch_size) for task in tasks]),
+            bind=_Bind(self.load, [(task.variant.name, _without_images(task), task.seeds) for task in tasks], batch_size),
             pool=replace(self.pool, batch_size=batch_size),
             ordered=True,
         )
@@ -93,14 +93,17 @@ class _Bind:
     Args:
         load: as of `Ray`.
         tasks: name of the variant, category without test images, seeds.
+        batch_size: parts of an image a pass.
     """
 
-    def __init__(self, load: Callable[[], Sequence[Variant]], tasks: list[tuple[str, Category, tuple[int, ...]]]) -> None:
-        self._load, self._tasks = load, tasks
+    def __init__(
+        self, load: Callable[[], Sequence[Variant]], tasks: list[tuple[str, Category, tuple[int, ...]]], batch_size: int
+    ) -> None:
+        self._load, self._tasks, self._batch_size = load, tasks, batch_size
         self._variants: dict[str, Variant] = {}
 
-    def __call__(self, task: int) -> Stacked[Scored]:
+    def __call__(self, task: int) -> Work[Any, Any, Scored]:
         if not self._variants:
             self._variants = {variant.name: variant for variant in self._load()}
         name, category, seeds = self._tasks[task]
-        return Stacked(ScoringJob(self._variants[name].job(category, seeds)))
+        return work_of(ScoringJob(self._variants[name].job(category, seeds)), self._batch_size)

@@ -118,20 +118,6 @@ def picture_score(kind: ImageScore, class_score: Tensor, patch_scores: Tensor) -
     return class_score
 
 
-def smooth(patch_scores: Tensor) -> Tensor:
-    """3x3 mean on the grid [B, h, w], edges replicated (released code)."""
-    return F.avg_pool2d(F.pad(patch_scores[:, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
-
-
-def to_image_size(patch_scores: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
-    """Bilinear up-sampling of the grid [B, h, w] to [B, H, W].
-
-    Values stay in [0, 1]: bilinear weights are convex, the clamp takes off what rounding adds.
-    """
-    maps = F.interpolate(patch_scores[:, None], size=size, mode="bilinear", align_corners=align_corners)
-    return maps[:, 0].clamp_(0.0, 1.0)
-
-
 def score_range(ratio: float) -> tuple[float, float]:
     """Drawing scale: where a softmax at the model's own scale would read 0.7 % and 99.3 %.
 
@@ -145,3 +131,17 @@ def score_range(ratio: float) -> tuple[float, float]:
         return (0.0, 1.0)
     low = 1 / (1 + math.exp(5 * ratio))
     return (low, 1 - low)
+
+
+def smooth(patch_scores: Tensor) -> Tensor:
+    """3x3 mean on the grid [B, h, w], edges replicated (released code)."""
+    return F.avg_pool2d(F.pad(patch_scores[:, None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[:, 0]
+
+
+def to_image_size(patch_scores: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
+    """Bilinear up-sampling of the grid [B, h, w] to [B, H, W].
+
+    Values stay in [0, 1]: bilinear weights are convex, the clamp takes off what rounding adds.
+    """
+    maps = F.interpolate(patch_scores[:, None], size=size, mode="bilinear", align_corners=align_corners)
+    return maps[:, 0].clamp_(0.0, 1.0)

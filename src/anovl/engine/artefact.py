@@ -96,6 +96,7 @@ def read_card(text: str | None, path: Path) -> Card:
             raise CheckpointError(f"{path}: exported as version {version}, this anovl reads {FORMAT}; export it again")
         recipe = values.pop("recipe")
         adaptation = Adaptation(**recipe.pop("adaptation"))
+        recipe.pop("tiling", None)  # of whole images: no other is exported
         for name in ("classes", "image_size", "grid", "score_range"):
             values[name] = tuple(values[name])
         if values.get("profile") is not None:

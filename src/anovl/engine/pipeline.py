@@ -229,25 +229,30 @@ class Batcher(Generic[Pixels, Scored]):
 
     def score(self, slots: Slots[Pixels]) -> ScoredSlots[Pixels, Scored]:
         """The slots, in order, each image with its scores."""
-        scored = self._score([slot for slot in slots if isinstance(slot, Decoded)])
-        return [slot if isinstance(slot, Outcome) else next(scored) for slot in slots]
+        scored = self.passes(slot.pixels for slot in slots if isinstance(slot, Decoded))
+        return [slot if isinstance(slot, Outcome) else self._timed(slot, *next(scored)) for slot in slots]
 
-    def _score(self, decoded: list[Decoded[Pixels]]) -> Iterator[tuple[Decoded[Pixels], Scored]]:
-        start = 0
-        while start < len(decoded):
-            batch = decoded[start : start + self.size]
+    def passes(self, pixels: Iterable[Pixels]) -> Iterator[tuple[Scored, float]]:
+        """Scores of each in turn, and its share of the milliseconds; no more than a batch is taken ahead."""
+        source = iter(pixels)
+        batch: list[Pixels] = []
+        while batch := [*batch, *itertools.islice(source, max(0, self.size - len(batch)))]:
             began = time.perf_counter()
             try:
-                scores = self.work.score([image.pixels for image in batch])
+                scores = self.work.score(batch[: self.size])
             except OutOfMemoryError as exc:
-                self._halve(len(batch), exc)
+                self._halve(len(batch[: self.size]), exc)
                 continue
-            share = (time.perf_counter() - began) * 1000 / len(batch)
-            for image, own in zip(batch, scores, strict=True):
-                log.info("scored %s", image.item.key)
-                image.timings["encode"] = share
-                yield image, own
-            start += len(batch)
+            share = (time.perf_counter() - began) * 1000 / len(scores)
+            batch = batch[len(scores) :]
+            for own in scores:
+                yield own, share
+
+    @staticmethod
+    def _timed(image: Decoded[Pixels], scores: Scored, share: float) -> tuple[Decoded[Pixels], Scored]:
+        log.info("scored %s", image.item.key)
+        image.timings["encode"] = share
+        return image, scores
 
     def _halve(self, tried: int, cause: OutOfMemoryError) -> None:
         if tried == 1:

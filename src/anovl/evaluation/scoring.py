@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from anovl.config import Adaptation, Mutual
+from anovl.config import Adaptation, Mutual, Tiling
 from anovl.core.prompts import Wording
 from anovl.core.scoring import Scores
 from anovl.data.datasets import Category, Sample
@@ -31,6 +31,7 @@ from anovl.files import cut_torn_line, replacing
 from anovl.fitting import drawn
 from anovl.methods import method_class
 from anovl.results import FloatArray
+from anovl.tiling import Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,15 @@ class ScoringJob:
     """A detection job that stops before the map (`anovl.engine.local.Job`)."""
 
     job: DetectionJob
+
+    @property
+    def tiling(self) -> Tiling:
+        """As the protocol says."""
+        return self.job.tiling
+
+    def layout(self, picture: Image.Image) -> Layout:
+        """As the protocol says."""
+        return self.job.layout(picture)
 
     def without_model(self) -> ScoringJob:
         """As `DetectionJob.without_model`."""
