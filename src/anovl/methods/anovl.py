@@ -89,7 +89,10 @@ class AnoVLMethod:
         self, pixel_values: Tensor, text: TextFeatures, adapters: Sequence[Adapter] = (), *, layers: Sequence[int] = ()
     ) -> tuple[Scores, Tensor, tuple[Tensor, ...]]:
         """In one pass the scores by the text alone, the class token [B, C], and tokens [B, M, D]: local, and of each layer."""
-        class_token, local_tokens, deep = self.encoder.encode_layers(pixel_values, layers)
+        if layers:
+            class_token, local_tokens, deep = self.encoder.encode_layers(pixel_values, layers)
+        else:  # called as a module, by which an exported graph names its nodes
+            (class_token, local_tokens), deep = self.encoder(pixel_values), ()
         class_score = anomaly_score(class_token, text.prototypes, self.logit_scale)
         if self.all_views:
             others = views.augmented_views(pixel_values)
