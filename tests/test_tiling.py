@@ -132,9 +132,8 @@ def test_parts_are_joined_seed_by_seed():
     plain = layout.join([Scores(one.image_score, one.patch_scores) for one in parts])
     assert joined.patch_seeds.shape == (2, *layout.grid)
     assert torch.allclose(joined.patch_scores, plain.patch_scores)  # a mean of means
-    images = torch.stack([one.image_seeds for one in parts])
-    assert torch.allclose(joined.image_seeds, (images[0] + images[1:].amax(dim=0)) / 2)
-    assert joined.image_score == joined.image_seeds.mean()
+    assert torch.equal(joined.image_seeds, parts[0].image_seeds)
+    assert joined.image_score == parts[0].image_score
     assert plain.patch_seeds is None
 
 
@@ -347,3 +346,21 @@ def test_what_goes_with_no_tiles(detector, tmp_path):
     tiled = detector.with_recipe(anovl.recipe("default", tiling=Tiling(sides=(64,))))
     with pytest.raises(UsageError, match="whole images"):
         export(tiled, tmp_path / "x.onnx", ["nut"], versions={})
+
+
+@pytest.mark.parametrize("crop", ["none", "foreground"])
+def test_names_are_joined_like_scores(detector, crop):
+    tiling = Tiling(sides=(64,), crop=crop)
+    found = detector.predict(disc(), "metal nut", tiles=tiling, names=["scratch", "hole"])
+    assert found.name_scores.shape == (*found.patch_scores.shape, 2)
+    whole = detector.predict(disc(), "metal nut", names=["scratch", "hole"])
+    assert np.abs(found.name_scores).max() <= 1
+    assert not np.allclose(found.name_scores.mean(axis=(0, 1)), whole.name_scores.mean(axis=(0, 1)), atol=1e-6)
+
+
+def test_what_compares_whole_pictures_refuses_tiles(detector):
+    fitted = detector.fit([drawn(), drawn(1)], "metal nut")
+    with pytest.raises(UsageError, match="a bank holds tokens of whole pictures"):
+        fitted.predict(drawn(), "metal nut", tiles=64)
+    with pytest.raises(UsageError, match="batched: compares whole images"):
+        list(detector.stream([drawn(), drawn(1)], "metal nut", batched=True, tiles=64))

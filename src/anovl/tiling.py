@@ -59,20 +59,18 @@ class Layout:
     def join(self, parts: Sequence[Scores]) -> Scores:
         """Scores of the image from those of its parts, one for each of `boxes`, as `Scores.image` gives them.
 
-        Patches: the mean over the scales of what `blend` makes of each; 0 outside of what is looked at. Image score: the mean of
-        that of the whole and the largest of the tiles'. With several seeds each is joined for itself.
+        Patches: the mean over the scales of what `blend` makes of each; 0 outside of what is looked at. Image score: that of the
+        whole. With several seeds each is joined for itself.
         """
         several = parts[0].patch_seeds is not None
-        images = torch.stack([one.image_seeds if several else one.image_score[None] for one in parts])  # type: ignore[misc]
         patches = torch.stack([one.patch_seeds if several else one.patch_scores[None] for one in parts])  # type: ignore[misc]
-        image = images[0] if len(parts) == 1 else (images[0] + images[1:].amax(dim=0)) / 2  # [S]
         joined = self._joined(patches)
         named = None
         if parts[0].name_scores is not None:
             grids = torch.stack([one.name_scores.permute(2, 0, 1) for one in parts])  # type: ignore[union-attr]
             named = self._joined(grids).permute(1, 2, 0)
-        seeds = (image, joined) if several else (None, None)
-        return Scores(image.mean(dim=0), joined.mean(dim=0), seeds[0], seeds[1], named)
+        whole = parts[0]
+        return Scores(whole.image_score, joined.mean(dim=0), whole.image_seeds, joined if several else None, named)
 
     def _joined(self, patches: Tensor) -> Tensor:
         """Grids of the parts [T, S, h, w] as one of the image, [S, rows, columns]."""
