@@ -11,6 +11,8 @@ project = "anovl"
 version = release = anovl.__version__
 html_theme = "furo"
 html_title = f"anovl {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_copyright = False
 html_show_sourcelink = False
 exclude_patterns = ["_build"]
