@@ -1,6 +1,6 @@
 """Tiles against no tiles, on small defects: figures with intervals, and how many times as long it takes.
 
-    python benchmarks/tiles.py --data ../shared/data/magnetic_tile --sides 128 [--limit 60]
+    python benchmarks/tiles.py --data ../shared/data/magnetic_tile --sides 128
     python benchmarks/tiles.py --drawn leather,concrete,washer,circuit_board --seed 4001 --size 1024 --sides 256
 
 Every row is the same model: the whole image as in the paper, tiles beside it, the crop to the foreground, both. Maps are
