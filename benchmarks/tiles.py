@@ -1,6 +1,6 @@
 """Tiles against no tiles, on small defects: figures with intervals, and how many times as long it takes.
 
-    python benchmarks/tiles.py --data ../shared/data/magnetic_tile --sides 128 [--limit 60]
+    python benchmarks/tiles.py --data ../shared/data/magnetic_tile --sides 128
     python benchmarks/tiles.py --drawn leather,concrete,washer,circuit_board --seed 4001 --size 1024 --sides 256
 
 Every row is the same model: the whole image as in the paper, tiles beside it, the crop to the foreground, both. Maps are
@@ -24,7 +24,10 @@ from common import ratio, times_in_turn
 
 from anovl import AnoVL, datasets
 from anovl.config import Tiling
+from anovl.data.sources import SourceItem
 from anovl.data.synthetic.layout import write_dataset
+from anovl.detection import DetectionJob
+from anovl.engine import local
 from anovl.evaluation import Evaluation, Variant, evaluate
 
 SHOWN = ("pixel_auroc", "pixel_ap", "pixel_pro", "image_auroc")
@@ -61,6 +64,12 @@ def shown(done: Evaluation, variant: str, category: str) -> str:
     return "  ".join(cells) + f"  {np.mean(gains):+5.1f} ({low:+.1f} to {high:+.1f})"
 
 
+def score(job: DetectionJob, items: list[SourceItem]) -> None:
+    """Scores and maps of images, as a run makes them."""
+    for _ in local.run(job, items):
+        pass
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,10 +98,10 @@ def main() -> None:
             root = Path(folder)
         data = datasets.load("folder", root)
         done = evaluate(rows, data, resolution="original", limit=options.limit, bootstrap=RESAMPLES)
-        picture = str(data.categories[0].test[0].image)
-        calls: dict[str, Callable[[], object]] = {
-            row.name: partial(row.detector.predict, picture, "part", adapt=options.adapt) for row in rows
-        }
+        sample = data.categories[0].test[0]
+        items = [SourceItem(sample.image, sample.key, sample.key)]
+        jobs = {row.name: row.detector.job("part", adapt=options.adapt) for row in rows}
+        calls: dict[str, Callable[[], object]] = {name: partial(score, job, items) for name, job in jobs.items()}
         spent = times_in_turn(calls, "cpu", options.rounds)
     print(f"{'':24} {'':12} " + "  ".join(f"{name.replace('_', ' '):>21}" for name in SHOWN) + "  within an image")
     for category in done.dataset.categories:
