@@ -6,8 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -123,10 +122,6 @@ class Backbone:
     def context_length(self) -> int:
         """Tokens of the text tower's input, start and end included."""
         return int(getattr(self.clip, "context_length", 77))
-
-    def copy_to(self, device: torch.device) -> Backbone:
-        """A second model of the same weights, on any device."""
-        return replace(self, clip=deepcopy(self.clip).to(device))
 
     def encoder(self, attention: Attention = "vv", layers: int | None = None) -> Encoder:
         """The image tower with a local path; encoders share the weights, so that making one costs nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -129,7 +129,7 @@ class AnoVL:
     def _on(self, device: torch.device) -> AnoVL:
         """The same detector with a model of its own on a device; text features come from the first one."""
         other = copy(self)
-        other.backbone = self.backbone.copy_to(device)
+        other.backbone = replace(self.backbone, clip=deepcopy(self.backbone.clip).to(device))
         other.method = make_method(self.method_name, other.backbone, self.recipe)
         return other
 
