@@ -1,6 +1,6 @@
 """anovl predict on Ray beside the local engine, and on two workers beside one: ratios of one run.
 
-    python benchmarks/cluster.py [--images 2000] [--large 60] [--rounds 1]
+    python benchmarks/cluster.py [--images 2000] [--large 240] [--rounds 1]
 
 `overhead`: `mini` on this machine, over the local engine; pictures of 1024 px with their overlays, as the command saves them,
 and pictures of 128 px with nothing saved; each once as whole commands and once without the start of either (a run of one picture
@@ -66,7 +66,7 @@ def main() -> None:
     """Print the ratios."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--images", type=int, default=2000)
-    options.add_argument("--large", type=int, default=60)
+    options.add_argument("--large", type=int, default=240)
     options.add_argument("--rounds", type=int, default=1)
     given = options.parse_args()
     with TemporaryDirectory() as name:
