@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
@@ -331,3 +332,8 @@ def recipe(base: str | Recipe = DEFAULT_RECIPE, **changes: Any) -> Recipe:
         if name not in known:
             raise UsageError(suggest("recipe field", name, known))
     return replace(base, **changes)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,6 +1,21 @@
-"""Which models a command used."""
+"""What tests of commands share."""
 
 import pytest
+from typer.testing import CliRunner
+
+from anovl.cli import app
+
+
+@pytest.fixture
+def run(golden_name, monkeypatch):
+    """run("predict", ..., stdin=TEXT) with the golden model unless another is named; returns click's result."""
+    monkeypatch.setenv("ANOVL_MODEL", golden_name)
+    monkeypatch.setenv("ANOVL_DEVICE", "cpu")
+
+    def call(*arguments, stdin=None):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+    return call
 
 
 @pytest.fixture

@@ -9,23 +9,9 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from anovl import ExportedModel
-from anovl.cli import app
 from anovl.profiles import Profile
-
-
-@pytest.fixture
-def run(golden_name, monkeypatch):
-    """run("calibrate", ...) with the golden model unless another is named; returns click's result."""
-    monkeypatch.setenv("ANOVL_MODEL", golden_name)
-    monkeypatch.setenv("ANOVL_DEVICE", "cpu")
-
-    def call(*arguments, stdin=None):
-        return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
-
-    return call
 
 
 @pytest.fixture(scope="module")

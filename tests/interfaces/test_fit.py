@@ -5,23 +5,9 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from anovl.cli import app
 from anovl.data.synthetic.layout import write_dataset
 from anovl.methods.few_shot import Bank
-
-
-@pytest.fixture
-def run(golden_name, monkeypatch):
-    """run("fit", ...) with the golden model unless another is named; returns click's result."""
-    monkeypatch.setenv("ANOVL_MODEL", golden_name)
-    monkeypatch.setenv("ANOVL_DEVICE", "cpu")
-
-    def call(*arguments):
-        return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-    return call
 
 
 @pytest.fixture

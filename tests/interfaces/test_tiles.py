@@ -5,21 +5,8 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from anovl.cli import app
 from anovl.config import Tiling
-
-
-@pytest.fixture
-def run(golden_name, monkeypatch):
-    monkeypatch.setenv("ANOVL_MODEL", golden_name)
-    monkeypatch.setenv("ANOVL_DEVICE", "cpu")
-
-    def call(*arguments):
-        return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-    return call
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ class Chosen:
 
         Raises:
             UsageError: seeds or steps without the adaptation, a threshold beside a profile, a bank or a profile beside
-                images that score each other, any of these or names beside an exported file, no size, or no limit.
+                images that score each other, any of these, tiles or names beside an exported file, no size, or no limit.
         """
         if not self.adapt and (self.adapt_steps is not None or self.seed):
             raise UsageError("--adapt-steps and --seed: each needs --adapt; without it nothing is drawn at random")
@@ -115,8 +115,9 @@ class Chosen:
             raise UsageError("--threshold and --profile: both decide; leave one out")
         if self.batched is not None and (self.bank or self.profile):
             raise UsageError("--batched: goes with neither --bank nor --profile; leave them out")
-        if (self.batched or self.bank) and is_exported(self.model):
-            raise UsageError("--batched and --bank: each needs the model itself, not a file of `anovl export`")
+        lacking = {"--batched": self.batched, "--bank": self.bank, "--tile and --crop": self.tiling}
+        if is_exported(self.model) and (given := [name for name, value in lacking.items() if value]):
+            raise UsageError(f"{', '.join(given)}: needs the model itself, not a file of `anovl export`")
         if self.names and is_exported(self.model):
             raise UsageError("--names: a file of `anovl export` cannot name defects; take the model it was made from")
         parse_size(self.image_size)
@@ -164,7 +165,6 @@ class Chosen:
             "--adapt-steps": self.adapt_steps,
             "--seed": self.seed,
             "--image-size": self.image_size,
-            "--tile and --crop": self.tiling,
         }
         job, settings = bind_exported(
             Path(self.model),

@@ -17,6 +17,7 @@ from anovl.cli import options
 from anovl.cli.app import is_quiet
 from anovl.cli.binding import Chosen
 from anovl.cli.run import ANOMALIES_FOUND, SOME_FAILED, named_source, progress, resumable
+from anovl.config import cores
 from anovl.errors import NothingToDoError, UsageError, require_extra, suggest
 from anovl.files import RUN
 
@@ -70,8 +71,6 @@ class Cluster:
             raise UsageError(f"{', '.join(names)}: needs --engine ray")
         if self.engine == "ray":
             require_extra("ray.data", "ray", "--engine ray")
-            from anovl.cluster.run import cores
-
             if options.is_several(device):
                 raise UsageError(f"--device {device}: with --engine ray each model has one device; --actors says how many models")
             if self.address is None and largest > cores():
@@ -91,7 +90,7 @@ class Cluster:
 
     def pool(self, *, batch_size: int = 1, threads: int | None = None) -> Pool:
         """The actors; without `threads` those of this machine share its cores, and each on a cluster takes one."""
-        from anovl.cluster.run import Pool, cores
+        from anovl.cluster.run import Pool
 
         smallest, largest = self.bounds()
         cpus = threads or (1 if self.address or self.actor_gpus else max(1, cores() // largest))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from anovl.cluster.run import Pool
     from anovl.server.hosting import Model
     from anovl.server.settings import Settings
 
@@ -161,10 +162,15 @@ def run_service(
         if not sources:
             log.warning("no --model was named: serving mini, the small embedded model for trying things out")
     named = parse_models(sources or ["mini"])
-    load = partial(load_models, named, settings, profiles=parse_profiles(profiles, named), **loading)
+    calibrated = parse_profiles(profiles, named)
+    if on is not None:  # workers have folders of their own
+        named = {name: cluster.absolute(model) for name, model in named.items()}
+        loading["cache_dir"] = loading["cache_dir"] and loading["cache_dir"].absolute()
+    load = partial(load_models, named, settings, profiles=calibrated, **loading)
     with bind(*address) as listener, _scratch() if page else nullcontext(Path()) as folder:
         if on is not None:
-            _serve_on(on, load, settings, listener)
+            pool = on.pool(batch_size=settings.batch_size, threads=loading["threads"])
+            _serve_on(on.address, pool, load, settings, listener)
             return
         models = load()
         service = Service(models, settings, versions())
@@ -184,24 +190,21 @@ def run_service(
         os._exit(0)
 
 
-def _serve_on(on: cluster.Cluster, load: partial[dict[str, Model]], settings: Settings, listener: socket.socket) -> None:
+def _serve_on(
+    address: str | None, pool: Pool, load: Callable[..., dict[str, Model]], settings: Settings, listener: socket.socket
+) -> None:
     """Answer on a cluster."""
     require_extra("ray.serve", "ray", "--engine ray")
     from anovl.cluster import run, serving
-
-    named = {name: cluster.absolute(model) for name, model in load.args[0].items()}
-    cache_dir = load.keywords["cache_dir"]
-    load = partial(load.func, named, settings, **load.keywords | {"cache_dir": cache_dir and cache_dir.absolute()})
 
     def try_out() -> None:
         """Fail at once, on the CPU, for a GPU is the workers'."""
         load(device="cpu")
 
-    pool = on.pool(batch_size=settings.batch_size, threads=load.keywords["threads"])
     with (
         Path(os.devnull).open("w") as nowhere,
         redirect_stdout(nowhere),
-        run.connected_while(on.address, pool, try_out),
+        run.connected_while(address, pool, try_out),
     ):  # Ray chats
         serving.serve(load, settings, versions(), listener, pool=pool)
 

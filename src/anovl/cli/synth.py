@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ import typer
 from anovl import __version__
 from anovl.cli.app import is_quiet
 from anovl.cli.run import progress
+from anovl.config import cores
 
 PICTURES_A_PROCESS = 16  # fewer are drawn before another process has started
 
@@ -54,7 +54,7 @@ def synth(
                 seed=seed,
                 size=size,
                 train_per_class=train_per_class,
-                workers=workers or max(1, min(_cores(), total // PICTURES_A_PROCESS)),
+                workers=workers or max(1, min(cores(), total // PICTURES_A_PROCESS)),
                 version=__version__,
                 on_picture=count,
             )
@@ -65,8 +65,3 @@ def synth(
     if not is_quiet():
         typer.echo(f"anovl: {total} pictures of {len(names)} classes -> {output}", err=True)
     typer.echo(str(output))
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

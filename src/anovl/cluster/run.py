@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from anovl.cluster.stages import Bind, Decode, Row, Score
+from anovl.config import cores
 from anovl.errors import AnovlError, UnavailableError, UsageError, require_extra
 
 log = logging.getLogger(__name__)
@@ -112,11 +113,6 @@ def connected_while(address: str | None, pool: Pool, load: Callable[[], Loaded])
         loading = loader.submit(load)
         with connected(address, pool):
             yield loading.result()
-
-
-def cores() -> int:
-    """Of this machine."""
-    return os.cpu_count() or 1
 
 
 def _knock(address: str | None) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from anovl.errors import AnovlError, MissingExtraError, OutputError, UsageError, require_extra, suggest
-from anovl.files import locked, make_folder, replacing
+from anovl.files import held_folder, replacing
 
 
 def is_address(text: str) -> bool:
@@ -76,11 +76,7 @@ class Folder:
         if not self.local:
             yield
             return
-        path = Path(file_system(self.url)[1])
-        with contextlib.ExitStack() as stack:
-            with explained(self.url, OutputError):
-                make_folder(path)
-                stack.enter_context(locked(path))
+        with held_folder(Path(file_system(self.url)[1])):
             yield
 
     def write(self, name: str, data: bytes) -> None:
