@@ -240,7 +240,7 @@ def test_the_driver_is_killed_and_resumed(cluster, folder, local, tmp_path):
     assert "shard_size" in call([*line[:-1], "2", "--resume"], 2)
 
 
-def test_a_bucket(folder, local, tmp_path, monkeypatch):
+def test_a_bucket(folder, local, dataset, evaluated, tmp_path, monkeypatch):
     pytest.importorskip("s3fs")
     server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
     server.start()
@@ -264,6 +264,11 @@ def test_a_bucket(folder, local, tmp_path, monkeypatch):
         bucket.get("plant/out/", f"{tmp_path}/out/", recursive=True)
         check(tmp_path / "out", local)
         assert len(list((tmp_path / "out" / "overlay").rglob("*.png"))) == COUNT
+        bucket.put(f"{dataset}/", "plant/data/", recursive=True)
+        for where in (["--engine", "ray"], []):
+            output = tmp_path / f"evaluated{len(where)}"
+            process(evaluation("s3://plant/data", output, *where), 0)
+            same(output, evaluated)
         assert "bucket" in process(arguments("s3://nowhere/in", "s3://plant/other", *line), 2)
         assert "bucket" in process(arguments(folder, "s3://nowhere/out", *line), 1)
     finally:

@@ -120,6 +120,40 @@ def test_each_layout(name, tmp_path):
         assert not any(sample.anomalous for sample in category.train)
 
 
+@pytest.mark.parametrize("name", DATASETS)
+def test_each_layout_at_an_address(name, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    pytest.importorskip("upath")
+    source = DRAWN[name](tmp_path / "data" / "set")
+    store = fsspec.filesystem("memory")
+    store.put(f"{tmp_path}/data/", f"/{tmp_path.name}/", recursive=True)
+    address = f"memory://{tmp_path.name}/{source.relative_to(tmp_path / 'data').as_posix()}"
+    try:
+        here, there = load(name, source), load(name, address)
+        assert outline(there) == outline(here)
+        for ours, theirs in zip(here.categories, there.categories, strict=True):
+            assert [sample.key for sample in theirs.train] == [sample.key for sample in ours.train]
+            for mine, other in zip(ours.test, theirs.test, strict=True):
+                assert (other.key, other.defect, len(other.masks)) == (mine.key, mine.defect, len(mine.masks))
+                image = load_image(mine.image)
+                assert load_image(other.image) == image
+                if ours.has_masks:
+                    assert np.array_equal(read_mask(other, image.size[::-1]), read_mask(mine, image.size[::-1]))
+        assert pickle.loads(pickle.dumps(there)) == there  # noqa: S301 -- made here
+    finally:
+        store.rm(f"/{tmp_path.name}", recursive=True)
+
+
+def test_addresses_that_are_none(tmp_path):
+    pytest.importorskip("upath")
+    assert "no such file or folder" in only("mvtec", f"memory://{tmp_path.name}")
+    with pytest.raises(UsageError, match="unknown scheme 'quark'"):
+        load("mvtec", "quark://plant/data")
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"image_path,label\nmemory://{tmp_path.name}/no.png,0\n")
+    assert f"no such file: memory://{tmp_path.name}/no.png" in problems("manifest", listed)[0]
+
+
 def test_each_layout_has_its_words():
     assert set(DRAWN) == set(DATASETS)
     for info in DATASETS.values():

@@ -145,15 +145,14 @@ def predict(
     """
     if output == "-":
         raise UsageError("--engine ray: needs an output folder or address, -o s3://bucket/run")
+    from anovl.addresses import is_address
     from anovl.cluster import run
     from anovl.cluster.output import Output, left, shards_of
     from anovl.cluster.stages import Decode, Write
-    from anovl.cluster.storage import Folder, is_address
+    from anovl.cluster.storage import Folder
 
     folder = Folder(output if is_address(output) else str(Path(output).absolute()))
-    for address in (output, *arguments):
-        if address.startswith("memory://"):
-            raise UsageError(f"{address}: lives in one process, and the workers of a cluster are others; name a folder or bucket")
+    check_seen(output, *arguments)
     rows, images = shards_of(_items(arguments, folder), cluster.shard_size)
     if not rows:
         raise NothingToDoError(
@@ -194,8 +193,8 @@ def predict(
 
 def _items(arguments: list[str], folder: Any) -> Iterator[SourceItem]:
     """Images of all arguments; several are image files, each by its own name."""
+    from anovl.addresses import is_address
     from anovl.cluster.sources import LISTS, items_of
-    from anovl.cluster.storage import is_address
     from anovl.render.writers import PICTURES
 
     if "-" in arguments:
@@ -207,6 +206,17 @@ def _items(arguments: list[str], folder: Any) -> Iterator[SourceItem]:
         if is_address(one) or one.lower().endswith(LISTS):
             raise UsageError(f"source: name one address or list, or image files only; got {one} beside {len(arguments) - 1} more")
     return items_of(named_source(arguments), exclude=exclude)
+
+
+def check_seen(*addresses: str) -> None:
+    """Refuse addresses that only this process sees.
+
+    Raises:
+        UsageError: memory://.
+    """
+    for address in addresses:
+        if address.startswith("memory://"):
+            raise UsageError(f"{address}: lives in one process, and the workers of a cluster are others; name a folder or bucket")
 
 
 def absolute(model: str) -> str:

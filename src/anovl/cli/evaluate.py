@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from anovl.addresses import is_address
 from anovl.cli import cluster, options
 from anovl.cli.app import is_quiet
 from anovl.cli.info import versions
@@ -90,7 +91,9 @@ def evaluate(
     dataset: Annotated[
         str | None, typer.Argument(metavar="DATASET", help="mvtec, visa, ..., folder or manifest; --list shows all.")
     ] = None,
-    root: Annotated[Path | None, typer.Argument(metavar="ROOT", help="Its folder, or the manifest file.")] = None,
+    root: Annotated[
+        str | None, typer.Argument(metavar="ROOT", help="Its folder, or the manifest file; or the address of either, s3://...")
+    ] = None,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for report.json, report.html and the scores.")] = Path(
         "evaluation"
@@ -165,7 +168,9 @@ def evaluate(
     size = parse_size(image_size)
     evaluation.check_resolution(resolution)
     rows = _rows(method or ["anovl"], adapt=adapt)
-    root = root if engine == "local" else root.absolute()  # workers have folders of their own
+    if engine != "local":
+        cluster.check_seen(root)
+        root = root if is_address(root) else str(Path(root).absolute())  # workers have folders of their own
     data = load(dataset, root, categories=category, class_name=class_name)
 
     from anovl.core.adapter import check_seeds

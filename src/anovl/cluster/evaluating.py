@@ -7,9 +7,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from anovl.addresses import is_local
 from anovl.cluster.run import Pool, execute, fetch
+from anovl.cluster.sources import Remote
 from anovl.cluster.stages import Decode, data_of, row
 from anovl.data.datasets import Category
+from anovl.data.sources import SourceItem
 from anovl.engine.local import work_of
 from anovl.engine.pipeline import Outcome, Work
 from anovl.evaluation import Resolution, Scored, Variant
@@ -39,7 +42,7 @@ class Ray:
         lights = {name: task.job().without_model() for name, task in firsts.items()}  # all of a variant preprocess alike
         rows = [
             row(number, items[start : start + self.shard_size], task=number)
-            for number, items in enumerate(task.items for task in tasks)
+            for number, items in enumerate(list(map(_portable, task.items)) for task in tasks)
             for start in range(0, len(items), self.shard_size)
         ]
         results = execute(
@@ -80,6 +83,11 @@ class Ray:
             )
         while coming:
             yield fetch(coming.popleft())
+
+
+def _portable(item: SourceItem) -> SourceItem:
+    """The item as the stages read it."""
+    return item if is_local(item.image) else replace(item, image=Remote(str(item.image)))
 
 
 def _without_images(task: Task) -> Category:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from anovl.cluster.storage import explained, file_system, is_address
+from anovl.addresses import explained, file_system, is_address
 from anovl.data.images import SUFFIXES
 from anovl.data.sources import SourceItem, iter_source, named
 from anovl.errors import ImageNotFoundError, UsageError, require_extra

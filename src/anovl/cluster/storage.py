@@ -9,51 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from anovl.errors import AnovlError, MissingExtraError, OutputError, UsageError, require_extra, suggest
+from anovl.addresses import explained, file_system, is_address
+from anovl.errors import OutputError
 from anovl.files import held_folder, replacing
-
-
-def is_address(text: str) -> bool:
-    """True for what names its file system, such as "s3://bucket/folder"."""
-    return "://" in text
-
-
-def file_system(url: str) -> tuple[Any, str]:
-    """The file system of an address and the path in it; a path of this machine is one of its own.
-
-    Raises:
-        UsageError: an unknown scheme, or memory://, which no other process sees.
-        MissingExtraError: the scheme's package is not installed.
-    """
-    require_extra("fsspec", "ray", "an address")
-    import fsspec
-    from fsspec.core import url_to_fs
-
-    scheme = url.partition("://")[0] if is_address(url) else "file"
-    known = fsspec.available_protocols()
-    if scheme not in known:
-        raise UsageError(f"{url}: {suggest('scheme', scheme, known)}")
-    try:
-        found, path = url_to_fs(url)
-    except ImportError as exc:
-        raise MissingExtraError(f"{url}: {exc}") from exc
-    except ValueError as exc:
-        raise UsageError(f"{url}: not an address ({exc})") from exc
-    return found, path
-
-
-@contextlib.contextmanager
-def explained(url: str, error: type[AnovlError]) -> Iterator[None]:
-    """Turn what a file system raises into one line about the address."""
-    try:
-        yield
-    except AnovlError:
-        raise
-    except FileNotFoundError as exc:
-        raise error(f"{url}: no such file, folder or bucket") from exc
-    except Exception as exc:
-        reason = " ".join(str(exc).split()) or type(exc).__name__
-        raise error(f"{url}: cannot be reached ({reason[:200]})") from exc
 
 
 @dataclass(frozen=True)

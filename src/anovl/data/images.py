@@ -121,8 +121,10 @@ def load_sized_image(
     limits = limits or ImageLimits()
     name = describe(source)
     try:
-        if isinstance(source, str | Path):
-            return _from_bytes(_read(Path(source), name, limits), name, limits, reduced_for)
+        if isinstance(source, str) or hasattr(source, "read_bytes"):  # a path, of any file system
+            return _from_bytes(
+                _read(Path(source) if isinstance(source, str) else source, name, limits), name, limits, reduced_for
+            )
         if isinstance(source, bytes | bytearray | memoryview):
             return _from_bytes(bytes(source), name, limits, reduced_for)
         if isinstance(source, Image.Image):
@@ -160,6 +162,7 @@ def is_single_image(value: Any) -> bool:
         isinstance(value, str | Path | bytes | bytearray | memoryview | Image.Image | np.ndarray)
         or is_tensor(value)
         or hasattr(value, "read")
+        or hasattr(value, "read_bytes")
     )
 
 

@@ -9,8 +9,10 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+from anovl.addresses import explained, is_local, path_of
 from anovl.data.datasets.catalog import DATASETS
 from anovl.data.datasets.checks import check, misplaced, overlooked
 from anovl.data.datasets.masks import BoolArray, read_mask, resize_mask
@@ -41,7 +43,7 @@ def load(name: str, root: str | Path, *, categories: Sequence[str] | None = None
 
     Args:
         name: a key of `DATASETS`.
-        root: its folder; for "manifest" the file.
+        root: its folder; for "manifest" the file; or the address of either, such as "s3://bucket/MVTec_AD".
         categories: those to load, "_" or " " in the name; None for all that are there.
         class_name: words for prompts instead of each category's own.
 
@@ -55,7 +57,7 @@ def load(name: str, root: str | Path, *, categories: Sequence[str] | None = None
         raise UsageError(f"categories: expected at least one name in a list, or None for all, got {categories!r}")
     if class_name is not None and not (class_name.strip() and class_name.isprintable()):
         raise UsageError(f"class name: expected a word or two, such as 'metal nut', got {class_name!r}")
-    info, source = DATASETS[name], Path(root)
+    info, source = DATASETS[name], path_of(root)
     scan = Scan(
         root=source.parent if name == "manifest" else source,
         source=source,
@@ -64,16 +66,17 @@ def load(name: str, root: str | Path, *, categories: Sequence[str] | None = None
         class_name=class_name,
     )
     found: list[Category] = []
-    try:
-        if reason := misplaced(name, source, DATASETS):
-            scan.problems.append(reason)
-        else:
-            found = info.layout(scan)
-            check(scan, found)
-    except OSError as exc:
-        scan.problems.append(f"{exc.filename}: cannot be read ({exc.strerror})")
-    if name == "folder" and (hint := overlooked(found, source, DATASETS)):
-        (scan.problems or scan.notes).append(hint)
+    with nullcontext() if is_local(source) else explained(str(source), UsageError):
+        try:
+            if reason := misplaced(name, source, DATASETS):
+                scan.problems.append(reason)
+            else:
+                found = info.layout(scan)
+                check(scan, found)
+        except OSError as exc:
+            scan.problems.append(f"{exc.filename or source}: cannot be read ({exc.strerror or exc})")
+        if name == "folder" and (hint := overlooked(found, source, DATASETS)):
+            (scan.problems or scan.notes).append(hint)
     if scan.problems:
         raise DatasetError(f"{name} in {source}", scan.problems, info.shape)
     return Dataset(

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from anovl.addresses import is_address, path_of
 from anovl.data.datasets.records import Category, Sample
 from anovl.data.datasets.scan import GOOD, UNNAMED, Scan, guess_class
 
@@ -119,15 +120,17 @@ def _sample(scan: Scan, where: str, row: dict[str, Any]) -> Sample | None:
 
 
 def _file(scan: Scan, where: str, given: object) -> Path | None:
-    """An existing file, given relative to the manifest's folder and staying in it, or absolute."""
+    """An existing file, given relative to the manifest's folder and staying in it, absolute, or by address."""
     if not isinstance(given, str) or not given.strip():
         scan.problems.append(f"{where}: expected a path, got {given!r}")
         return None
-    name = Path(os.path.normpath(given.strip()))
-    if name.parts[:1] == (os.pardir,):
-        scan.problems.append(f"{where}: {given} is outside the manifest's folder; give its absolute path")
-        return None
-    path = scan.root / name
+    name = given.strip()
+    if not is_address(name):
+        name = os.path.normpath(name)
+        if Path(name).parts[:1] == (os.pardir,):
+            scan.problems.append(f"{where}: {given} is outside the manifest's folder; give its absolute path")
+            return None
+    path = path_of(name) if is_address(name) else scan.root / name
     if not path.is_file():
         scan.problems.append(f"{where}: no such file: {given}")
         return None

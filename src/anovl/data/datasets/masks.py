@@ -78,18 +78,18 @@ def has_defect(path: Path) -> bool:
     return bool(_defect_pixels(path).any())
 
 
-def size_problem(sample: Sample) -> Iterator[tuple[Path, str]]:
+def size_problems(sample: Sample) -> list[tuple[Path, str]]:
     """What is wrong with a sample's files by their headers alone: (file, text) each; nothing is decoded."""
     sizes: dict[Path, tuple[int, int]] = {}
+    problems = []
     for path in (sample.image, *sample.masks):
         try:
             sizes[path] = _size(path)
         except (ImageDecodeError, ImageNotFoundError) as exc:
-            yield path, exc.reason
-    if sample.image in sizes:
-        for path in sample.masks:
-            if path in sizes and sizes[path] != sizes[sample.image]:
-                yield path, _sizes(sizes[path], sizes[sample.image])
+            problems.append((path, exc.reason))
+    whole = sizes.get(sample.image)
+    others = [path for path in sample.masks if whole and sizes.get(path, whole) != whole]
+    return problems + [(path, _sizes(sizes[path], sizes[sample.image])) for path in others]
 
 
 def _sizes(mask: tuple[int, int], image: tuple[int, int]) -> str:
@@ -99,7 +99,7 @@ def _sizes(mask: tuple[int, int], image: tuple[int, int]) -> str:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as picture:
             yield picture
     except FileNotFoundError as exc:
         raise ImageNotFoundError(str(path), "no such file") from exc

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from anovl.addresses import is_local
 from anovl.data.datasets.records import Category
 from anovl.data.datasets.scan import GOOD, KnownClass, Scan, guess_class
-from anovl.data.datasets.tree import Tree, folders, pictures, read_tree
-from anovl.data.sources import iter_source
+from anovl.data.datasets.tree import Tree, below, folders, pictures, read_tree
 
 RECORD = "dataset.json"  # as in anovl.data.synthetic.layout, whose import takes 0.2 s
 _MASKS = ("ground_truth", "masks")  # folders of masks beside those of pictures
@@ -62,7 +62,7 @@ def _tree_of(path: Path) -> Tree | None:
     if train or folders(path / "test"):  # without test pictures, that is what is wrong with it
         return Tree("test", masks, train or "train/good")
     if any(each.name.lower() in GOOD for each in folders(path)):
-        return Tree(".", masks, "train/good")
+        return Tree("", masks, "train/good")
     return None
 
 
@@ -76,7 +76,7 @@ def _labelled(scan: Scan, path: Path, tree: Tree) -> Category:
 
 
 def _unlabelled(scan: Scan) -> list[Category]:
-    images = [item.image for item in iter_source(scan.root) if not set(item.image.relative_to(scan.root).parts) & set(_MASKS)]
+    images = [path for path in pictures(scan.root) if not set(below(path, scan.root).parts) & set(_MASKS)]
     if images:
         scan.notes.append("no labels: no folder is named good, normal or ok, so there is nothing to compare scores with")
     known = _known(scan.root)
@@ -86,4 +86,5 @@ def _unlabelled(scan: Scan) -> list[Category]:
 
 def _known(path: Path) -> KnownClass:
     """The class that a folder's name tells, also where it is named "." or "..", or is a drive."""
-    return guess_class(Path(os.path.abspath(path)).name or "pictures")  # noqa: PTH100 -- resolve() would follow a link
+    whole = Path(os.path.abspath(path)) if is_local(path) else path  # noqa: PTH100 -- resolve() would follow a link
+    return guess_class(whole.name or "pictures")

@@ -6,8 +6,9 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from anovl.addresses import is_local
 from anovl.data.datasets.records import Sample
 from anovl.data.datasets.scan import GOOD, Scan
 from anovl.data.images import SUFFIXES
@@ -35,7 +36,7 @@ def read_tree(scan: Scan, folder: Path, tree: Tree) -> Splits:
     kinds = [kind for kind in folders(folder / tree.test) if kind not in (truth, train.parent)]
     images = {kind: pictures(kind) for kind in kinds}
     masks: dict[Path, list[Path]] = {}
-    unsorted: dict[Path, Path] = {}  # pictures whose masks are not in a folder of their kind
+    unsorted: dict[Path, PurePosixPath] = {}  # pictures whose masks are not in a folder of their kind
     sorted_masks = {kind.name for kind in kinds if (truth / kind.name).is_dir()}
     for kind, own in images.items():
         if kind.name.lower() in GOOD:
@@ -54,17 +55,22 @@ def read_tree(scan: Scan, folder: Path, tree: Tree) -> Splits:
     return test, [scan.sample(image, kind="good") for image in pictures(train)]
 
 
-def places(paths: Iterable[Path], folder: Path) -> dict[Path, Path]:
+def below(path: Path, folder: Path) -> PurePosixPath:
+    """A file's path below a folder, of whichever file system."""
+    return PurePosixPath(path.relative_to(folder).as_posix())
+
+
+def places(paths: Iterable[Path], folder: Path) -> dict[Path, PurePosixPath]:
     """Each file's path below a folder, without suffix."""
-    return {path: path.relative_to(folder).with_suffix("") for path in paths}
+    return {path: below(path, folder).with_suffix("") for path in paths}
 
 
 def match_masks(
-    scan: Scan, images: Mapping[Path, Path], masks: Mapping[Path, Path], *, suffix: str = "_mask"
+    scan: Scan, images: Mapping[Path, PurePosixPath], masks: Mapping[Path, PurePosixPath], *, suffix: str = "_mask"
 ) -> dict[Path, list[Path]]:
     """The masks of each picture, by their places; a mask that belongs to no picture is a problem."""
     found: dict[Path, list[Path]] = {image: [] for image in images}
-    owners: dict[Path, list[Path]] = defaultdict(list)
+    owners: dict[PurePosixPath, list[Path]] = defaultdict(list)
     for image, place in images.items():
         owners[place].append(image)
     for mask, place in masks.items():
@@ -87,9 +93,12 @@ def folders(path: Path) -> list[Path]:
 
 def pictures(path: Path, *, deep: bool = True) -> list[Path]:
     """Files with the suffix of an image in a folder, sorted; `deep` also below it. Hidden ones and linked folders left out."""
+    if not is_local(path):  # of another file system, which lists all at once
+        listed = [each for each in (path.rglob("*") if deep else path.iterdir()) if each.suffix.lower() in SUFFIXES]
+        return sorted(each for each in listed if not any(part.startswith(".") for part in below(each, path).parts))
     found: list[Path] = []
-    for here, below, files in os.walk(path, onerror=_unreadable):
-        below[:] = [name for name in below if deep and not name.startswith(".")]
+    for here, deeper, files in os.walk(path, onerror=_unreadable):
+        deeper[:] = [name for name in deeper if deep and not name.startswith(".")]
         found.extend(Path(here, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
     return sorted(found)
 
