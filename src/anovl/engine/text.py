@@ -74,7 +74,8 @@ class TextCache:
     def _read(self, path: Path, count: int) -> TextFeatures | None:
         try:
             stored: dict[str, Tensor] = load_file(path, device=str(self.backbone.device))
-            prototypes, tokens = stored["prototypes"], stored["tokens"]
+            # Copies: where in a file a tensor begins, and so how it is aligned, has a say in the last bits of products.
+            prototypes, tokens = stored["prototypes"].clone(), stored["tokens"].clone()
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, KeyError) as exc:
