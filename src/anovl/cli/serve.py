@@ -160,10 +160,11 @@ def run_service(
         require_extra(module, "ui" if page else "serve", "the page" if page else "the service")
 
     from anovl.server.frame import PAGE_PATH
-    from anovl.server.hosting import load_models, parse_files, parse_models
+    from anovl.server.hosting import load_models
     from anovl.server.running import bind, url_of
     from anovl.server.running import serve as answer
     from anovl.server.service import Service
+    from anovl.server.settings import parse_files, parse_models
 
     if json_log:
         _log_json()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from anovl.data.images import ImageLimits
 from anovl.engine.artefact import is_exported
 from anovl.engine.runtime import ExportedModel
 from anovl.errors import UsageError, suggest
-from anovl.profiles import Origin, Profile
+from anovl.profiles import Profile
 from anovl.server.batching import Batcher, Job
 from anovl.server.settings import BODIES, Settings
 
@@ -32,10 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
-Made = TypeVar("Made", bound="_Made")
 
 JOBS = 16  # classes whose prompts a model keeps ready
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +63,6 @@ class Model(Protocol):
     @property
     def in_parts(self) -> bool:
         """Whether an image waits for its scores at its full size, to be looked at in parts."""
-
-
-class _Made(Protocol):
-    """What was made of good pictures of a class, and holds for it."""
-
-    @property
-    def origin(self) -> Origin:
-        """Of what it was made."""
 
 
 class Exported:
@@ -115,6 +104,8 @@ class Exported:
             "threshold": self.model.threshold,
             "score_range": list(card.score_range),
             "weights_sha256": card.model.get("weights_sha256"),
+            "banks": {} if card.bank is None else {card.classes[0]: card.bank},
+            "tiling": None,
         }
 
 
@@ -250,50 +241,6 @@ class Host:
         """Begin no more work; threads that are at work end when they are done."""
         self._texts.shutdown(wait=False, cancel_futures=True)
         self.batcher.close(timeout_s=0)
-
-
-def parse_models(texts: list[str]) -> dict[str, str]:
-    """{name: model} from "NAME=MODEL", or a model alone, which is called by its own name or that of its file.
-
-    Raises:
-        UsageError: none is given, or two have one name.
-    """
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, model = text.partition("=")
-        if not equals or not _NAME.fullmatch(name):
-            model = text
-            name = Path(text).stem if is_exported(text) else Path(text).name
-        if not model or not name:
-            raise UsageError(f"--model: expected NAME=MODEL or a model, such as 'mini' or 'part=part.onnx', got {text!r}")
-        if name in found:
-            raise UsageError(f"--model: two are called {name!r}; give one another name, as in 'other={model}'")
-        found[name] = model
-    if not found:
-        raise UsageError("--model: expected at least one, such as 'mini'")
-    return found
-
-
-def parse_files(
-    option: str, texts: Sequence[str], models: Collection[str], load: Callable[[str], Made]
-) -> dict[str, dict[str, Made]]:
-    """{model: {class: what is loaded}} from "NAME=FILE", or a file alone, which is for the first model.
-
-    Raises:
-        UsageError: a file is none of its kind, there is no such model, or two are for one class.
-    """
-    found: dict[str, dict[str, Made]] = {name: {} for name in models}
-    for text in texts:
-        name, equals, path = text.partition("=")
-        if not equals or not _NAME.fullmatch(name):
-            name, path = next(iter(models)), text
-        if name not in found:
-            raise UsageError(suggest(f"{option}: model", name, models))
-        made = load(path)
-        if made.origin.class_name in found[name]:
-            raise UsageError(f"{option}: two for {made.origin.class_name!r} of {name}; leave one out")
-        found[name][made.origin.class_name] = made
-    return found
 
 
 def load_models(
