@@ -80,7 +80,7 @@ def beside(model: Mapping[str, Any]) -> list[str]:
     if tiling := model.get("tiling"):
         sides = ", ".join(map(str, tiling["sides"]))
         said += [f"Pictures are looked at whole and in tiles of {sides} px."] if sides else []
-        said += ["Of a part in front of a plain background nothing else is looked at."] if tiling["crop"] == "foreground" else []
+        said += ["Only the part in front of a plain background is looked at."] if tiling["crop"] == "foreground" else []
     return said
 
 
