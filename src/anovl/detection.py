@@ -22,7 +22,7 @@ from anovl.devices import DTYPES, to_device
 from anovl.errors import AnovlError, UsageError
 from anovl.methods import method_class
 from anovl.naming import name_prompts, vocabulary
-from anovl.profiles import Origin, settings_of
+from anovl.profiles import Origin, fitted_name, settings_of
 from anovl.results import FloatArray, Prediction
 from anovl.tiling import Layout, lay_out
 
@@ -176,7 +176,7 @@ def bind(
         if not recipe.tiling.whole:
             raise UsageError("tiles: a bank holds tokens of whole pictures; leave the tiles and the crop out, or the bank")
         detector.bank.check(origin)
-        origin = replace(origin, method=f"{detector.method_name} with bank {detector.bank.key}")
+        origin = replace(origin, method=fitted_name(detector.method_name, detector.bank.key))
     if detector.profile is not None:
         detector.profile.check(origin)
     text = detector.texts.features(prompts)

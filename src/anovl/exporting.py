@@ -82,7 +82,7 @@ class Exported:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a line of JSON."""
         card = self.card.to_dict()
-        kept = {key: card[key] for key in ("precision", "classes", "image_size", "seed", "model")}
+        kept = {key: card[key] for key in ("precision", "classes", "image_size", "seed", "bank", "model")}
         loss = None if self.loss is None else asdict(self.loss)
         return {"path": str(self.path), "bytes": self.size, **kept, "largest_difference": self.difference, "loss": loss}
 
@@ -132,8 +132,8 @@ def export(
         raise UsageError(
             f"export: expected a model on the CPU in fp32, got {detector.backbone.device}, {detector.backbone.dtype}"
         )
-    if detector.bank is not None:
-        raise UsageError("export: a detector that was fitted to good pictures runs in torch alone; leave the bank out")
+    if detector.bank is not None and precision == "int8":
+        raise UsageError("export: distances to good pictures are not quantised; take fp32 or fp16, or leave the bank out")
     if detector.profile is not None and precision != "fp32":
         raise UsageError(f"export: a profile of fp32 scores does not hold in {precision}; calibrate the exported file instead")
     if not detector.recipe.tiling.whole:
@@ -149,6 +149,7 @@ def export(
         grid=detector.method.encoder.grid,
         threshold=detector.threshold,
         profile=detector.profile,
+        bank=None if detector.bank is None else detector.bank.summary,
         score_range=detector.score_range,
         precision=precision,
         model=detector.backbone.describe(),

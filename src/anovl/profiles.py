@@ -98,6 +98,11 @@ class Origin:
         return found
 
 
+def fitted_name(method: str, bank: str) -> str:
+    """A method beside a bank of this key, for `Origin`."""
+    return f"{method} with bank {bank}"
+
+
 def settings_of(recipe: Recipe, *, adapts: bool) -> dict[str, Any]:
     """The settings of a recipe that scores depend on, for `Origin`."""
     settings = recipe.to_dict()

@@ -85,10 +85,20 @@ def rows_of(output) -> dict:
 @pytest.fixture(scope="module")
 def local(folder, tmp_path_factory) -> dict:
     """Rows of the local engine."""
-    output = tmp_path_factory.mktemp("local") / "out"
-    call(arguments(folder, output, "--save", "map,overlay"))
+    return locally(folder, tmp_path_factory.mktemp("local") / "out", "--save", "map,overlay")
+
+
+def locally(folder, output, *more) -> dict:
+    call(arguments(folder, output, *more))
     rows = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
     return {"output": output, "rows": {row["image_path"]: row for row in rows}}
+
+
+def check_maps(output, local) -> None:
+    for name in local["rows"]:
+        stem = Path(name).with_suffix("")
+        ours, theirs = (np.load(Path(where, "map", f"{stem}.npy")) for where in (output, local["output"]))
+        assert np.abs(ours - theirs).max() <= 1e-5
 
 
 def check(output, local) -> None:
@@ -139,20 +149,42 @@ def test_as_the_local_engine(cluster, folder, local, tmp_path):
     output = tmp_path / "out"
     call(arguments(folder, output, *on(cluster, "--save", "map,overlay", "--actors", "1..2")))
     check(output, local)
+    check_maps(output, local)
     for name in local["rows"]:
         stem = Path(name).with_suffix("")
-        ours, theirs = (np.load(Path(where, "map", f"{stem}.npy")) for where in (output, local["output"]))
-        assert np.abs(ours - theirs).max() <= 1e-5
         ours, theirs = (np.asarray(Image.open(Path(where, "overlay", f"{stem}.png"))) for where in (output, local["output"]))
         assert np.abs(ours.astype(int) - theirs).max() <= 1
     call(arguments(folder, output, *on(cluster, "--save", "map,overlay")), 2)  # a run is there
+
+
+def test_tiles_as_the_local_engine(cluster, folder, tmp_path):
+    tiles = ("--save", "map", "--tile", "32", "--tile-overlap", "0.5", "--crop", "foreground")
+    expected = locally(folder, tmp_path / "local", *tiles)
+    call(arguments(folder, tmp_path / "out", *on(cluster, *tiles)))
+    check(tmp_path / "out", expected)
+    check_maps(tmp_path / "out", expected)
+
+
+def test_a_bank_as_the_local_engine(cluster, folder, local, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the workers are elsewhere
+    call(["fit", str(folder / "b/c"), "--class-name", "nut", "--model", "mini", "--shots", "4", "-o", "bank.safetensors"], 0)
+    expected = locally(folder, tmp_path / "local", "--save", "map", "--bank", "bank.safetensors")
+    assert all(row["pred_score"] >= local["rows"][name]["pred_score"] for name, row in expected["rows"].items())
+    line = arguments(folder, tmp_path / "out", *on(cluster, "--save", "map", "--bank", "bank.safetensors"))
+    call(line)
+    check(tmp_path / "out", expected)
+    check_maps(tmp_path / "out", expected)
+    told = json.loads((tmp_path / "out/run.json").read_text())
+    assert told["settings"]["bank"] == json.loads((tmp_path / "local/run.json").read_text())["settings"]["bank"]
+    assert "calibrate --bank" in told["guarantee"]
+    assert "bank" in call([*line[:-2], "--resume"], 2)  # the same run without it is another
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
     """Two drawn categories with masks, in the layout of MVTec AD."""
     root = tmp_path_factory.mktemp("data")
-    write_dataset(root, ["washer", "leather"], per_class=18, size=96, workers=1)
+    write_dataset(root, ["washer", "leather"], per_class=18, train_per_class=3, size=96, workers=1)
     return root
 
 
@@ -178,6 +210,14 @@ def test_an_evaluation_as_the_local_engine(cluster, dataset, evaluated, tmp_path
     (output / "scores" / "anovl+tta" / "leather.jsonl").write_text("".join(kept[:9]) + kept[9][:20])  # as a kill leaves it
     call(evaluation(dataset, output, *on(cluster, "--shard-size", "4", "--resume")), 0)
     same(output, evaluated)
+
+
+def test_an_evaluation_with_shots_as_the_local_engine(cluster, dataset, tmp_path):
+    shots = ("--shots", "2", "--limit", "8")
+    call(evaluation(dataset, tmp_path / "local", *shots), 0)
+    call(evaluation(dataset, tmp_path / "out", *on(cluster, *shots)), 0)
+    same(tmp_path / "out", tmp_path / "local")
+    assert json.loads((tmp_path / "out/report.json").read_text())["method"] == "anovl+2shot"
 
 
 def test_an_evaluation_whose_worker_is_killed(cluster, dataset, evaluated, tmp_path, monkeypatch):

@@ -40,7 +40,20 @@ class Served:
     """A process of `anovl serve`."""
 
     def __init__(self, *more):
-        line = ["serve", "--model", "mini", "--class-name", "nut", "--port", "0", "--max-bytes", str(MAX_BYTES), *more]
+        line = [
+            "serve",
+            "--model",
+            "mini",
+            "--model",
+            "fitted=mini",
+            "--class-name",
+            "nut",
+            "--port",
+            "0",
+            "--max-bytes",
+            str(MAX_BYTES),
+            *more,
+        ]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "anovl", *line], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -73,16 +86,29 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def on_ray():
-    """A cluster of its own."""
-    with Served("--engine", "ray", "--actors", "2") as served:
+def bank(detector, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bank") / "nut.safetensors"
+    detector.fit([picture(seed) for seed in range(30, 34)], "nut").bank.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def local(bank):
+    with Served("--bank", f"fitted={bank}") as served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def local():
-    with Served() as served:
+def on_ray(local, bank):
+    """A cluster of its own; the bank is not where its replicas could read it."""
+    with Served("--engine", "ray", "--actors", "2", "--bank", f"fitted={bank}") as served:
+        bank.unlink()
         yield served
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return anovl.AnoVL.from_pretrained("mini")
 
 
 def picture(seed):
@@ -102,6 +128,19 @@ def test_the_same_answers(on_ray, local):
         assert [region.area for region in mine.regions] == [region.area for region in other.regions]
         assert mine.row.keys() == other.row.keys()
     assert on_ray.client.info() == local.client.info()
+
+
+def test_the_same_answers_with_a_bank(on_ray, local):
+    images = [picture(seed) for seed in range(3)]
+    ours, theirs, words = (
+        [row.pred_score for row in one.client.predict(images, model=name)]
+        for one, name in ((on_ray, "fitted"), (local, "fitted"), (local, "mini"))
+    )
+    assert ours == pytest.approx(theirs, abs=1e-5)
+    assert ours != pytest.approx(words, abs=1e-5)
+    for one in (on_ray, local):
+        with pytest.raises(anovl.ServiceError, match=r"422: unknown class 'bolt'; valid: nut"):
+            one.client.predict(images, "bolt", model="fitted")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +205,12 @@ def test_a_replica_is_killed(on_ray):
         assert time.monotonic() < until
         time.sleep(0.2)
     assert kept in on_ray.replicas()
+    until = time.monotonic() + 60
+    while len(images_of(on_ray)) < 2:  # the new one answers
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(list(pool.map(lambda seed: on_ray.client.predict(picture(seed), model="fitted"), range(16)))) == 16
 
 
 def test_sigterm(on_ray):
@@ -190,12 +235,15 @@ def refused(*more):
     return done.returncode, done.stderr.splitlines()[-1]
 
 
-def test_a_cluster_that_is_there():
+def test_a_cluster_that_is_there(detector):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     on = ("--address", cluster.address)
     try:
-        with Served("--engine", "ray", "--actors", "1..2", *on) as served:
-            assert served.client.predict(picture(0))[0].class_name == "nut"
+        with Served("--engine", "ray", "--actors", "1..2", "--tile", "32", *on) as served:
+            images = [picture(seed) for seed in range(3)]
+            expected = [detector.predict(one, "nut", tiles=32).anomaly_map for one in images]
+            for row, own in zip(served.client.predict(images, returns=("map",), map_format="npy"), expected, strict=True):
+                assert np.abs(row.anomaly_map - own).max() <= 1e-5
             code, told = refused(*on)
             assert code == 1
             assert "Ray Serve runs on this cluster already" in told

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from anovl import exporting
-from anovl.config import RECIPES, RELEASED_ADAPTATION, recipe
+from anovl.config import RECIPES, RELEASED_ADAPTATION, FewShot, recipe
 from anovl.core.prompts import Wording
 from anovl.detector import AnoVL
 from anovl.engine.artefact import CLASS_INDEX, IMAGES, KEY, OUTPUTS, read_card
+from anovl.engine.runtime import ExportedModel
 from anovl.engine.sessions import open_session
 from anovl.errors import AnovlError, ImageDecodeError, OutputError, UsageError
 from anovl.exporting import accuracy_lost, export
@@ -95,6 +96,48 @@ def test_mini_with_and_without_adaptation(exported):
     detector = AnoVL.from_pretrained("mini")
     assert exported("mini.onnx", ("metal nut",), detector=detector).difference < 1e-5
     assert exported("mini-adapted.onnx", ("metal nut",), detector=detector, adapt=True).difference < 2e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "settings"),
+    [
+        ("bank.onnx", "vit", {}),
+        ("bank-resnet.onnx", "resnet", {}),
+        ("bank-adapted.onnx", "vit", {"adapt": True}),
+        pytest.param("bank.xml", "vit", {"adapt": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_good_pictures_inside_the_graph(small, exported, name, kind, settings):
+    plain = small(kind)
+    fitted = plain.fit(list(pictures(3, seed=4)), "nut", settings=FewShot(weight=0.3))
+    done = exported(name, detector=fitted, **settings)
+    assert done.difference < 1e-5
+    assert done.card.bank == fitted.bank.summary | {"layers": done.card.bank["layers"]}
+    images = pictures(3)
+    expected = by_torch(fitted, images, **settings)
+    got = open_session(done.path)
+    for batch in (1, 3):
+        assert_same(got(images[:batch], 0), [values[:batch] for values in expected[:2]], 1e-5)
+    if kind == "vit":  # the random ResNet gives the same tokens everywhere
+        assert np.abs(expected[1] - by_torch(plain, images, **settings)[1]).max() > 1e-3
+
+
+def test_a_profile_holds_for_the_good_pictures_inside(small, exported, tmp_path):
+    plain = small()
+    fitted = plain.fit(list(pictures(3, seed=4)), "nut", settings=FewShot(weight=0.3))
+    done, images = exported("bank.onnx", detector=fitted), list(pictures(9, seed=6))
+    profile = fitted.calibrate(images, "nut", fpr=0.2)
+    model = ExportedModel(done.path)
+    assert model.calibrate(images, fpr=0.2).image_threshold == pytest.approx(profile.image_threshold, abs=1e-5)
+    assert model.with_profile(profile).predict(images[0]).calibrated
+    with pytest.raises(UsageError, match="method: 'anovl', not 'anovl with bank"):
+        model.with_profile(plain.calibrate(images, "nut", fpr=0.2)).predict(images[0])
+    for changes, message in (
+        ({"class_names": ["nut", "wood"]}, "made for class name: 'nut', not 'wood'"),
+        ({"precision": "int8"}, "not quantised"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            export(fitted, tmp_path / "a.onnx", **{"class_names": ["nut"], "versions": VERSIONS} | changes)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anovl import ExportedModel
 from anovl.data.synthetic.layout import write_dataset
 from anovl.methods.few_shot import Bank
+from anovl.server.hosting import Exported
 
 
 @pytest.fixture
@@ -61,6 +63,35 @@ def test_calibrate_with_the_bank(run, pictures, bank, tmp_path):
     without = run(*arguments)
     assert without.exit_code == 2
     assert "method: 'anovl with bank" in without.stderr
+
+
+def test_export_with_the_bank(run, pictures, bank, tmp_path, detector):
+    path = tmp_path / "nut.onnx"
+    result = run("export", path, "--class-name", "nut", "--bank", bank, "--check")
+    assert result.exit_code == 0, result.stderr
+    (line,) = rows(result.stdout)
+    key = Bank.load(bank).key
+    assert line["bank"]["key"] == key
+    fitted = detector.with_bank(Bank.load(bank))
+    out = tmp_path / "out"
+    done = run("predict", pictures, "--model", path, "-o", out, "--save", "map")
+    assert done.exit_code == 0, done.stderr
+    for row, own in zip(rows((out / "predictions.jsonl").read_text()), fitted.stream(pictures, "nut"), strict=True):
+        assert row["pred_score"] == pytest.approx(own.pred_score, abs=1e-4)
+        saved = np.load((out / "map" / row["image_path"]).with_suffix(".npy"))
+        assert np.abs(saved - own.anomaly_map).max() < 1e-4
+    record = json.loads((out / "run.json").read_text())
+    assert record["settings"]["bank"]["key"] == key
+    assert "calibrate --bank" in record["guarantee"]
+    assert Exported(ExportedModel(path)).describe()["banks"]["nut"]["key"] == key
+    for options, message in (
+        (("--class-name", "bolt", "--bank", bank), "bank: made for class name: 'nut', not 'bolt'"),
+        (("--class-name", "nut", "--bank", bank, "--dtype", "int8"), "not quantised"),
+        (("--class-name", "nut", "--bank", tmp_path / "none"), "the bank cannot be read"),
+    ):
+        refused = run("export", tmp_path / "other.onnx", *options)
+        assert (refused.exit_code, message in refused.stderr) == (2, True), refused.stderr
+    assert not (tmp_path / "other.onnx").exists()
 
 
 def test_broken_picture_is_left_out(run, pictures, tmp_path):

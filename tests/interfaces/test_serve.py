@@ -285,6 +285,77 @@ def test_profiles(part, images, golden_name, detector, tmp_path):
         assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
 
 
+@pytest.fixture(scope="module")
+def bank(golden_backbone, images, tmp_path_factory):
+    """A file of golden's bank of six pictures as "nut"."""
+    path = tmp_path_factory.mktemp("bank") / "nut.safetensors"
+    anovl.AnoVL(golden_backbone).fit(images[:6], "nut").bank.save(path)
+    return path
+
+
+def test_a_bank(bank, images, golden_name, detector, tmp_path):
+    fitted = detector.with_bank(anovl.Bank.load(bank))
+    profile = fitted.calibrate(images[6:15], "nut", fpr=0.1)
+    profile.save(tmp_path / "profile.json")
+    detector.calibrate(images[6:15], "nut", fpr=0.1).save(tmp_path / "words.json")
+    model = ("--model", f"golden={golden_name}", "--bank", bank)
+    with service(*model, "--profile", tmp_path / "profile.json") as one:
+        for path, got in zip(images[15:], one.client.predict(images[15:], returns=("map",)), strict=True):  # the bank's class
+            own = fitted.predict(path, "nut")
+            assert got.pred_score == pytest.approx(own.pred_score, abs=1e-6)
+            assert np.abs(got.anomaly_map - own.anomaly_map).max() < 1e-4  # of 16 bits
+            assert (got.class_name, got.calibrated, got.threshold) == ("nut", True, profile.image_threshold)
+        with pytest.raises(anovl.ServiceError, match=r"422: unknown class 'bolt'; valid: nut; .*--bank"):
+            one.client.predict(images[0], "bolt")
+        told = one.client.info()["models"]["golden"]
+        assert (told["classes"], told["banks"]["nut"]["key"]) == (["nut"], fitted.bank.key)
+    with service(*model, "--profile", tmp_path / "words.json") as one:
+        assert any("method: 'anovl', not 'anovl with bank" in line for line in one.log)
+        with pytest.raises(anovl.ServiceError, match=r"422: profile: made for method: 'anovl', not 'anovl with bank"):
+            one.client.predict(images[0])
+
+
+def test_tiles(images, golden_name, detector, tmp_path):
+    tiling = anovl.Tiling(sides=(32, 48), overlap=0.5, crop="foreground")
+    profile = detector.calibrate(images[:9], "nut", fpr=0.1, tiles=tiling)
+    profile.save(tmp_path / "nut.json")
+    options = ("--tile", 32, "--tile", 48, "--tile-overlap", 0.5, "--crop", "foreground", "--profile", tmp_path / "nut.json")
+    with service("--model", f"golden={golden_name}", "--class-name", "nut", *options) as one, ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(one.client.predict, images[start : start + 2], returns=("map",)) for start in range(0, 12, 2)]
+        for path, got in zip(images[:12], [row for answer in asked for row in answer.result()], strict=True):
+            own = detector.predict(path, "nut", tiles=tiling)
+            assert got.pred_score == pytest.approx(own.pred_score, abs=1e-6)
+            assert np.abs(got.anomaly_map - own.anomaly_map).max() < 1e-4
+            assert (got.calibrated, got.threshold) == (True, profile.image_threshold)
+        told = one.client.info()["models"]["golden"]["tiling"]
+        assert told == {"sides": [32, 48], "overlap": 0.5, "crop": "foreground"}
+    with service("--model", f"golden={golden_name}", "--tile", 32, "--profile", tmp_path / "nut.json") as one:
+        with pytest.raises(anovl.ServiceError, match="422: profile: made for recipe tiling"):
+            one.client.predict(images[0], "nut")
+        assert not one.client.predict(images[0], "leather")[0].calibrated
+
+
+def test_what_a_bank_and_tiles_do_not_go_with(bank, part, golden_name, tmp_path):
+    model = ("--model", golden_name, "--port", 0)
+    for arguments, message in (
+        ((*model, "--bank", tmp_path / "none"), "the bank cannot be read"),
+        ((*model, "--bank", bank, "--class-name", "bolt"), "unknown class 'bolt'; valid: nut"),
+        (("--model", "mini", "--port", 0, "--bank", bank), "bank: made for"),
+        ((*model, "--bank", bank, "--tile", 64), "a bank holds tokens of whole pictures"),
+        ((*model, "--bank", bank, "--bank", bank), "--bank: two for 'nut'"),
+        ((*model, "--bank", bank, "--recipe", "released"), "bank: made for recipe interpolation"),
+        ((*model, "--bank", bank, "--method", "transmm"), "'transmm' keeps nothing of good pictures"),
+        ((*model, "--tile-overlap", 0.5), "--tile-overlap: needs --tile"),
+        ((*model, "--tile", 64, "--tile-overlap", 0.8), "less than or equal to 0.75"),
+        (("--model", part, "--port", 0, "--bank", bank), "--bank: needs the model itself, not part.onnx"),
+        (("--model", part, "--port", 0, "--crop", "foreground"), "--tile and --crop: needs the model itself, not part.onnx"),
+    ):
+        for verb in ("serve", "ui"):
+            done = CliRunner().invoke(app, [verb, *map(str, arguments)])
+            assert done.exit_code == 2, done.output
+            assert message in " ".join(done.stderr.replace("│", "").split()), done.stderr
+
+
 def test_two_models_and_a_restart_after_a_kill(part, golden_name, images):
     with service("--model", f"a={part}", "--model", f"b={golden_name}", "--class-name", "leather") as one:
         scores = [one.client.predict(images[0], model=name)[0].pred_score for name in (None, "a", "b")]

@@ -26,8 +26,9 @@ from anovl.server.settings import Settings
 class GreyModel:
     """Scores a picture by its mean brightness; waits where it is told to, fails for black pictures."""
 
-    def __init__(self, limits):
-        self.limits = limits
+    def __init__(self, limits, *, in_parts):
+        self.limits, self.in_parts = limits, in_parts
+        self.read = []
         self.gate = threading.Event()
         self.gate.set()
         self.batches = []
@@ -49,6 +50,7 @@ class GreyJob:
         return load_sized_image(image, limits=self.model.limits)
 
     def preprocess(self, picture):
+        self.model.read.append(picture.size)
         return np.float32(np.asarray(picture).mean() / 255)
 
     def score(self, batch):
@@ -73,10 +75,10 @@ class GreyJob:
 
 
 @contextlib.contextmanager
-def running(**settings):
+def running(*, in_parts=False, **settings):
     """A service at work: .url, .port, .model, .service, .server, and .ask(method, path, body, headers) -> answer."""
     chosen = Settings(**settings)
-    model = GreyModel(ImageLimits(max_pixels=chosen.max_pixels, max_bytes=chosen.max_bytes))
+    model = GreyModel(ImageLimits(max_pixels=chosen.max_pixels, max_bytes=chosen.max_bytes), in_parts=in_parts)
     service = Service({"grey": model}, chosen, {"anovl": "0"})
     listener = bind("127.0.0.1", 0)
     port = listener.getsockname()[1]

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import anovl
 from anovl.server.app import create_app
 from anovl.server.metrics import merged
+from anovl.server.settings import BODIES
 
 
 @pytest.fixture
@@ -54,6 +55,36 @@ def test_rows(serving, predict, png):
     assert two["class_name"] == "nut"
     assert set(two["timings_ms"]) == {"decode", "resize", "score"}
     assert not {"map", "overlay", "image_path"} & two.keys()
+
+
+def test_images_at_their_full_size_wait_their_turn(serving, predict, png):
+    server = serving(in_parts=True, batch_size=8, max_pixels=400)
+    server.model.gate.clear()
+    parts = [("files", f"{grey}.png", png(grey)) for grey in (51, 204, 102)]
+    with ThreadPoolExecutor(7) as pool:
+        asked = [pool.submit(predict, server, *parts, ("return", "map")) for _ in range(7)]
+        until = time.monotonic() + 5
+        while len(server.model.read) < BODIES and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert len(server.model.read) == BODIES  # of 21 that were sent
+        server.model.gate.set()
+        for answer in (one.result(20) for one in asked):
+            assert answer.status == 200, answer.value
+            assert [row["pred_score"] for row in answer.value["predictions"]] == pytest.approx([0.2, 0.8, 0.4])
+            assert all(row["map"] for row in answer.value["predictions"])
+    assert len(server.model.read) == 21
+    broken = predict(server, parts[0], ("files", "b.png", b"no picture"), parts[1])
+    assert (broken.status, len(server.model.read)) == (415, 22)  # what comes after it is not looked at
+    many = predict(server, *parts, *parts, *parts, ("return", "map"))
+    assert (many.status, len(server.model.read)) == (413, 29)  # 7 maps of 64 pixels are too much
+    slow = serving(in_parts=True, timeout_s=0.5)
+    slow.model.gate.clear()
+    with ThreadPoolExecutor(6) as pool:
+        given_up = [pool.submit(predict, slow, parts[0]) for _ in range(6)]
+        assert [one.result(10).status for one in given_up] == [504] * 6
+    slow.model.gate.set()
+    assert predict(slow, *parts).status == 200  # no turn is lost
 
 
 @pytest.mark.parametrize("form_of_map", ["png16", "npy"])

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from concurrent.futures import wait
 
 import pytest
@@ -142,6 +143,29 @@ def test_cancelled_images_are_left_out(batcher):
     holder.gate.set()
     assert results([futures[0], futures[2]]) == [0, 4]
     assert job.batches == [[0, 2]]
+
+
+def test_an_image_that_is_given_up_is_let_go(batcher):
+    class Large:
+        pass
+
+    one = batcher(max_wait_s=0.2)
+    holder, _ = held(one)
+    job, large = Job(), Large()
+    job.gate.set()
+    seen = weakref.ref(large)
+    future = one.submit(job, large)
+    assert future.cancel()
+    del large, future
+    assert seen() is None
+    holder.gate.set()
+    assert one.submit(job, 1).result(10) == 2
+    alone = one.submit(job, 2)
+    time.sleep(0.05)  # it waits for others
+    alone.cancel()
+    time.sleep(0.3)
+    assert one.submit(job, 3).result(10) == 6
+    assert job.batches == [[1], [3]]
 
 
 def test_closing_finishes_what_was_accepted(batcher):

@@ -3,8 +3,7 @@
 import pytest
 
 from anovl.errors import UsageError
-from anovl.server.hosting import parse_models
-from anovl.server.settings import Settings
+from anovl.server.settings import Settings, parse_models
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anovl.engine.local import Stacked
+from anovl.engine.local import InParts, Stacked, work_of
 from anovl.errors import ImageError, UsageError
 from anovl.webui.session import PANEL, TILE, Looks, Session, Thresholds, decided, named
 
@@ -98,6 +98,18 @@ def test_a_stopped_run_keeps_what_is_done(session, pictures):
     for done in session.run(named(pictures * 10), batch_size=1, workers=1):
         session.stopped = done == 3
     assert len(session.found) == 3
+
+
+def test_pictures_that_are_looked_at_in_parts_go_one_at_a_time(detector, pictures, monkeypatch):
+    sizes = []
+    score = InParts.score
+    monkeypatch.setattr(InParts, "score", lambda self, batch: sizes.append(len(batch)) or score(self, batch))
+    session = Session(work_of(detector.job("nut", tiles=64), 8), {}, Looks(), in_parts=True)
+    run(session, pictures[:3], batch_size=8)
+    assert sizes == [1, 1, 1]
+    for found in session.found:
+        own = detector.predict(pictures[int(found.name[0])], "nut", tiles=64)
+        assert found.pred_score == pytest.approx(own.pred_score, abs=1e-6)
 
 
 def test_nothing_is_selected_or_found(session, tmp_path):

@@ -113,3 +113,14 @@ def test_calls_that_are_let_through(body, expected):
     assert bool(problem) == bool(expected)
     if expected == "an event of the page" and body != b"[1]":
         assert _problem_of(body, None) == ""  # a call that names none
+
+
+def test_what_is_beside_the_words():
+    bank = {"pictures": 1, "key": "abcd1234"}
+    assert views.beside({"banks": {"nut": bank}, "tiling": None}) == ["nut: compared with 1 good picture too (bank abcd1234)."]
+    told = views.beside({"banks": {}, "tiling": {"sides": (512, 256), "overlap": 0.25, "crop": "none"}})
+    assert told == ["Pictures are looked at whole and in tiles of 512, 256 px."]
+    assert views.beside({"tiling": {"sides": (), "crop": "foreground"}}) == [
+        "Only the part in front of a plain background is looked at."
+    ]
+    assert views.beside({"classes": None}) == []

@@ -105,7 +105,7 @@ def calibrate(
         max_bytes=max_bytes,
         tiling=options.tiling(tile, tile_overlap, crop),
         threshold=DEFAULT_THRESHOLD,  # none that an exported file brings
-        bank=options.read_bank(bank),
+        bank=None if bank is None else options.read_bank(bank),
     )
     chosen.check()
     sources = [named_source(good), *([] if bad is None else [bad])]

@@ -59,6 +59,9 @@ def export(
     profile: Annotated[
         Path | None, typer.Option(help="Thresholds of `anovl calibrate` for the one class, in place of --threshold.")
     ] = None,
+    bank: Annotated[
+        Path | None, typer.Option(help="Good pictures of the one class as `anovl fit` keeps them, to go into the file.")
+    ] = None,
     image_size: options.ImageSize = None,
     check: Annotated[bool, typer.Option("--check", help="Compare with torch; fp32 fails over 1e-4.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
@@ -82,6 +85,7 @@ def export(
         raise UsageError("--threshold and --profile: both decide; leave one out")
     size = parse_size(image_size)
     calibrated = None if profile is None else Profile.load(profile)
+    fitted = None if bank is None else options.read_bank(bank)
 
     from anovl.exporting import check_target, export
     from anovl.methods import method_class
@@ -111,6 +115,8 @@ def export(
         cache_dir=cache_dir,
         threshold=DEFAULT_THRESHOLD if threshold is None else threshold,
     )
+    if fitted is not None:
+        detector = detector.with_bank(fitted)
     if calibrated is not None:
         detector = detector.with_profile(calibrated)
     if detector.backbone.note:

@@ -69,6 +69,7 @@ def bind(
         "class_name": model.card.classes[job.index],
         "threshold": model.threshold,
         "profile": None if model.profile is None else model.profile.summary(),
+        "bank": model.card.bank,
         "dtype": dtype,
         "model": {"file": str(path.absolute()), "sha256": {file.suffix: sha256_of(file) for file in files}},
         "exported": model.card.to_dict(),

@@ -59,6 +59,14 @@ Method = Annotated[
 BankFile = Annotated[
     Path | None, typer.Option("--bank", help="Good pictures as `anovl fit` keeps them: distances to them join the scores.")
 ]
+BankFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bank",
+        help="NAME=FILE, or a file of `anovl fit` for the first model, which then takes their classes alone; repeat for more.",
+        allow_from_autoenv=False,
+    ),
+]
 Adapt = Annotated[bool, typer.Option("--adapt/--no-adapt", help="Adapt to each image at test time (Eq. 9-11 of the paper).")]
 AdaptSteps = Annotated[int | None, typer.Option(help="Steps of the adaptation; default the recipe's, 5.")]
 Seeds = Annotated[
@@ -114,14 +122,12 @@ Config = Annotated[
 ]
 
 
-def read_bank(path: Path | None) -> Bank | None:
-    """The bank of --bank.
+def read_bank(path: str | Path) -> Bank:
+    """The bank of --bank; imports torch.
 
     Raises:
         UsageError: the file is none.
     """
-    if path is None:
-        return None
     from anovl.methods.few_shot import Bank
 
     return Bank.load(path)

@@ -145,7 +145,7 @@ def predict(
         tiling=options.tiling(tile, tile_overlap, crop),
         threshold=threshold,
         profile=None if profile is None else Profile.load(profile),
-        bank=options.read_bank(bank),
+        bank=None if bank is None else options.read_bank(bank),
         batched=Mutual(share=1.0 if share is None else share) if batched else None,
     )
     chosen.check()

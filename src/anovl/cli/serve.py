@@ -17,6 +17,7 @@ from anovl.cli import cluster, options
 from anovl.cli.app import is_quiet
 from anovl.cli.info import versions
 from anovl.errors import UsageError, require_extra
+from anovl.profiles import Profile
 
 if TYPE_CHECKING:
     import socket
@@ -52,6 +53,10 @@ def serve(
             allow_from_autoenv=False,
         ),
     ] = None,
+    bank: options.BankFiles = None,
+    tile: options.Tiles = None,
+    tile_overlap: options.TileOverlap = None,
+    crop: options.Cropping = None,
     class_name: Annotated[str | None, typer.Option(help="What the images show where a request does not say it.")] = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8000,
@@ -111,6 +116,8 @@ def serve(
         json_log=True,
         on=on if engine == "ray" else None,
         profiles=profile or [],
+        banks=bank or [],
+        tiling=options.tiling(tile, tile_overlap, crop),
         arch=arch,
         recipe=recipe,
         method=method,
@@ -131,6 +138,7 @@ def run_service(
     json_log: bool,
     on: cluster.Cluster | None = None,
     profiles: Sequence[str] = (),
+    banks: Sequence[str] = (),
     **loading: Any,
 ) -> None:
     """Load models and answer until a signal comes.
@@ -142,7 +150,7 @@ def run_service(
         page: with the page of `anovl ui`.
         json_log: log JSON lines; else one line says where the page is.
         on: the cluster, where one is to answer.
-        profiles: NAME=FILE or a file, each.
+        profiles, banks: NAME=FILE or a file, each.
         loading: how models are loaded; see `anovl.server.hosting.load_model`.
 
     Raises:
@@ -152,21 +160,23 @@ def run_service(
         require_extra(module, "ui" if page else "serve", "the page" if page else "the service")
 
     from anovl.server.frame import PAGE_PATH
-    from anovl.server.hosting import load_models, parse_models, parse_profiles
+    from anovl.server.hosting import load_models
     from anovl.server.running import bind, url_of
     from anovl.server.running import serve as answer
     from anovl.server.service import Service
+    from anovl.server.settings import parse_files, parse_models
 
     if json_log:
         _log_json()
         if not sources:
             log.warning("no --model was named: serving mini, the small embedded model for trying things out")
     named = parse_models(sources or ["mini"])
-    calibrated = parse_profiles(profiles, named)
+    calibrated = parse_files("--profile", profiles, named, Profile.load)
+    fitted = parse_files("--bank", banks, named, options.read_bank)
     if on is not None:  # workers have folders of their own
         named = {name: cluster.absolute(model) for name, model in named.items()}
         loading["cache_dir"] = loading["cache_dir"] and loading["cache_dir"].absolute()
-    load = partial(load_models, named, settings, profiles=calibrated, **loading)
+    load = partial(load_models, named, settings, profiles=calibrated, banks=fitted, **loading)
     with bind(*address) as listener, _scratch() if page else nullcontext(Path()) as folder:
         if on is not None:
             pool = on.pool(batch_size=settings.batch_size, threads=loading["threads"])

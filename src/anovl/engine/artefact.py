@@ -42,6 +42,7 @@ class Card:
         precision: of the weights.
         model: as `anovl.backbones.Backbone.describe` gives it.
         versions: of what made the file.
+        bank: what is inside of good pictures, as run.json tells it; None where nothing is.
     """
 
     classes: tuple[str, ...]
@@ -57,6 +58,7 @@ class Card:
     model: dict[str, Any]
     versions: dict[str, str]
     profile: Profile | None = None
+    bank: dict[str, Any] | None = None
 
     def index(self, class_name: str | None) -> int:
         """Place of a class; None is the only one.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from anovl.config import Adaptation
 from anovl.core.adapter import Adapter, Start, draw_start
-from anovl.core.scoring import TextFeatures, anomaly_score, picture_score, smooth, to_image_size
+from anovl.core.scoring import Scores, TextFeatures, anomaly_score, picture_score, smooth, to_image_size
 from anovl.engine.artefact import CLASS_INDEX, IMAGES, KEY, OUTPUTS, Card, ExportFormat
 from anovl.engine.precision import halve, quantize
 from anovl.engine.sessions import Images
@@ -38,7 +38,7 @@ class Graph(nn.Module):
     """What is exported.
 
     Args:
-        method: "anovl" or one that differs from it in its settings only.
+        method: "anovl" or one that differs from it in its settings only; a bank that it has goes into the graph.
         texts: features of each class, all with as many prompts.
         mean, std: of the checkpoint, per channel, on the [0, 1] scale.
         adaptation: None is training-free.
@@ -106,11 +106,13 @@ class Graph(nn.Module):
         else:
             text = TextFeatures(self.prototypes[class_index], self.tokens[class_index])
             start = Start(text.tokens if self.weight is None else self.weight, self.bias, self.noise)
-            class_token, local_tokens = self.encoder(pixel_values)
+            class_token, local_tokens, deep = self.method.tokens(pixel_values, self.method.bank_layers)
             similarity = Adapter(text, self.adaptation, start).run(local_tokens).similarity
             patch_scores = torch.sigmoid(self.method.logit_scale * similarity).unflatten(1, self.encoder.grid)
             class_score = anomaly_score(class_token, text.prototypes, self.method.logit_scale)
             image_score = picture_score(recipe.image_score, class_score, patch_scores)
+            scores = self.method.beside_bank(Scores(image_score, patch_scores), (local_tokens, *deep))
+            image_score, patch_scores = scores[:2]
         grid = smooth(patch_scores) if recipe.smoothing else patch_scores
         anomaly_map = to_image_size(grid, self.encoder.image_size, align_corners=recipe.align_corners)
         return image_score, patch_scores, anomaly_map

@@ -22,7 +22,7 @@ from anovl.engine.artefact import read_card
 from anovl.engine.maps import anomaly_map
 from anovl.engine.sessions import Images, open_session
 from anovl.errors import AnovlError, UsageError
-from anovl.profiles import DEFAULT_FPR, Origin, Profile, settings_of
+from anovl.profiles import DEFAULT_FPR, Origin, Profile, fitted_name, settings_of
 from anovl.results import FloatArray, Prediction
 
 Scored = tuple[np.float32, FloatArray]  # image score, patch scores [h, w]
@@ -125,7 +125,7 @@ class ExportedModel:
             class_name=card.classes[index],
             model=card.model["name"],
             weights=card.model["weights_sha256"],
-            method=card.method,
+            method=card.method if card.bank is None else fitted_name(card.method, card.bank["key"]),
             recipe=settings_of(recipe, adapts=card.seed is not None),
             words=card.words,
             seeds=() if card.seed is None else (card.seed,),

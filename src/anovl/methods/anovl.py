@@ -62,10 +62,19 @@ class AnoVLMethod:
 
         With a bank, its distances join them; see `anovl.methods.few_shot`.
         """
+        scores, _, tokens = self.look(pixel_values, text, adapters, layers=self.bank_layers)
+        return self.beside_bank(scores, tokens)
+
+    @property
+    def bank_layers(self) -> tuple[int, ...]:
+        """Those that its bank, if it has one, needs tokens of."""
+        return () if self.bank is None else self.bank.settings.layers or ()
+
+    def beside_bank(self, scores: Scores, tokens: Sequence[Tensor]) -> Scores:
+        """The scores with the distances of tokens [B, M, D], local and of `bank_layers`, to the bank; as they are without one."""
         if self.bank is None:
-            return self.look(pixel_values, text, adapters)[0]
+            return scores
         settings = self.bank.settings
-        scores, _, tokens = self.look(pixel_values, text, adapters, layers=settings.layers or ())
         features = [averaged(path, settings.radius, self.encoder.grid) for path in tokens]
         distance = torch.stack(self.bank.distances(features)).mean(dim=0)
         return fused(scores, distance.unflatten(1, self.encoder.grid), settings.weight * self.logit_scale)
@@ -89,10 +98,7 @@ class AnoVLMethod:
         self, pixel_values: Tensor, text: TextFeatures, adapters: Sequence[Adapter] = (), *, layers: Sequence[int] = ()
     ) -> tuple[Scores, Tensor, tuple[Tensor, ...]]:
         """In one pass the scores by the text alone, the class token [B, C], and tokens [B, M, D]: local, and of each layer."""
-        if layers:
-            class_token, local_tokens, deep = self.encoder.encode_layers(pixel_values, layers)
-        else:  # called as a module, by which an exported graph names its nodes
-            (class_token, local_tokens), deep = self.encoder(pixel_values), ()
+        class_token, local_tokens, deep = self.tokens(pixel_values, layers)
         class_score = anomaly_score(class_token, text.prototypes, self.logit_scale)
         if self.all_views:
             others = views.augmented_views(pixel_values)
@@ -110,6 +116,13 @@ class AnoVLMethod:
         named = None if text.names is None else cosines(local_tokens, text.names).unflatten(1, self.encoder.grid)
         scores = Scores(images.mean(dim=1), patches.mean(dim=1), seeds[0], seeds[1], named)
         return scores, class_token, (local_tokens, *deep)
+
+    def tokens(self, pixel_values: Tensor, layers: Sequence[int]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """As `Encoder.encode_layers`."""
+        if layers:
+            return self.encoder.encode_layers(pixel_values, layers)
+        class_token, local_tokens = self.encoder(pixel_values)  # called as a module, by which an exported graph names its nodes
+        return class_token, local_tokens, ()
 
     def _adapted(self, adapter: Adapter, local_tokens: Tensor) -> Tensor:
         """Eq. (2) on adapted tokens, [B, M]."""

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +176,9 @@ def nearest(queries: Tensor, kept: Tensor) -> Tensor:
     """The largest cosine of unit vectors [..., D] with any of those kept [K, D] -> [...]; memory is bounded."""
     flat = queries.flatten(0, -2)
     rows = max(1, math.isqrt(MEMORY // 4))
-    best = [torch.stack([matmul(some, part.T).amax(dim=1) for part in kept.split(rows)]).amax(dim=0) for some in flat.split(rows)]
+    some = [flat] if torch.compiler.is_compiling() else flat.split(rows)  # a graph has any number of them
+    parts = [kept[start : start + rows].T for start in range(0, len(kept), rows)]
+    best = [reduce(torch.maximum, (matmul(one, part).amax(dim=1) for part in parts)) for one in some]
     return torch.cat(best).view(queries.shape[:-1]).clamp(-1, 1)
 
 

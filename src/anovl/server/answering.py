@@ -8,6 +8,7 @@ import io
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,18 @@ from anovl.engine.pipeline import Decoded, decode
 from anovl.errors import ImageError, ImageTooLargeError
 from anovl.render.overlay import map_image, overlay
 from anovl.results import FloatArray, Prediction
-from anovl.server.batching import Batcher, Job, Ticket
+from anovl.server.batching import Job, Ticket
+from anovl.server.hosting import Host
 from anovl.server.problems import Problem
 from anovl.server.reading import Fields, Upload
 
 
 async def answer(
-    uploads: Sequence[Upload], fields: Fields, job: Job, ticket: Ticket, *, batcher: Batcher, pool: Executor, max_pixels: int
+    uploads: Sequence[Upload], fields: Fields, job: Job, ticket: Ticket, *, host: Host, pool: Executor, max_pixels: int
 ) -> list[dict[str, Any]]:
     """A row for each image, in their order; the first that cannot be used fails all.
+
+    Images that wait for their scores at their full size are read when it is their turn, one after another.
 
     Raises:
         Problem: 415 or 413 with the file's name; 413 or 429 for maps of too many pixels.
@@ -34,17 +38,33 @@ async def answer(
     """
     loop = asyncio.get_running_loop()
     draws = "overlay" in fields.returns
-    decoded: list[Decoded[Any]] = await _all([loop.run_in_executor(pool, _decode, job, upload, draws) for upload in uploads])
-    if "map" in fields.returns:
-        if (total := sum(one.size[0] * one.size[1] for one in decoded)) > max_pixels:
-            raise Problem(413, f"maps of {total:,} pixels in one answer, over {max_pixels:,} (--max-pixels); send fewer images")
-        ticket.take_pixels(total)
-    began = time.perf_counter()
-    scores = await _all([asyncio.wrap_future(batcher.submit(job, one.pixels)) for one in decoded])
-    for one in decoded:
-        one.timings["score"] = (time.perf_counter() - began) * 1000
-    pairs = zip(decoded, scores, strict=True)
+    pairs: list[tuple[Decoded[Any], Any]] = []
+
+    async def score(some: Sequence[Upload]) -> None:
+        decoded: list[Decoded[Any]] = await _all([loop.run_in_executor(pool, _decode, job, one, draws) for one in some])
+        if "map" in fields.returns:
+            _take_maps(ticket, [one.size for one, _ in pairs] + [one.size for one in decoded], max_pixels)
+        began = time.perf_counter()
+        scores = await _all([asyncio.wrap_future(host.batcher.submit(job, one.pixels)) for one in decoded])
+        for one in decoded:
+            one.timings["score"] = (time.perf_counter() - began) * 1000
+        pairs.extend(zip([replace(one, pixels=None) for one in decoded], scores, strict=True))
+
+    if host.turns is None:
+        await score(uploads)
+    else:
+        for upload in uploads:
+            async with host.turns:
+                await score([upload])
     return await _all([loop.run_in_executor(pool, _row, job, one, own, fields) for one, own in pairs])
+
+
+def _take_maps(ticket: Ticket, sizes: Sequence[tuple[int, int]], max_pixels: int) -> None:
+    """Count the maps of all images so far; Problem 413 or 429 where they are too much."""
+    total = sum(height * width for height, width in sizes)
+    if total > max_pixels:
+        raise Problem(413, f"maps of {total:,} pixels in one answer, over {max_pixels:,} (--max-pixels); send fewer images")
+    ticket.take_pixels(total - ticket.pixels)
 
 
 async def _all(futures: Sequence[asyncio.Future[Any]]) -> list[Any]:

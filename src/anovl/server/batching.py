@@ -67,7 +67,14 @@ class Batcher:
                 raise AnovlError("the batcher is closed")
             self._entries.append(entry)
             self._changed.notify()
+        entry.future.add_done_callback(self._drop)  # knows no entry: a circle would keep its image
         return entry.future
+
+    def _drop(self, future: Future[Any]) -> None:
+        """Let go of an image that nobody waits for any more: it may be a large one."""
+        if future.cancelled():
+            with self._changed:
+                self._entries = deque(entry for entry in self._entries if entry.future is not future)
 
     def close(self, timeout_s: float | None = None) -> None:
         """Score what is waiting, then end the thread; return after `timeout_s` in any case."""
@@ -82,16 +89,17 @@ class Batcher:
             if running:
                 self._observe(len(running))
                 self._score(running)
+            del batch, running  # what waits at its full size may be large
 
     def _next(self) -> list[_Entry]:
         """The next batch; empty at the end."""
         with self._changed:
-            while not self._entries and not self._closed:
-                self._changed.wait()
-            if not self._entries:
-                return []
-            first = self._entries[0]
             while True:
+                while not self._entries and not self._closed:
+                    self._changed.wait()
+                if not self._entries:
+                    return []
+                first = self._entries[0]
                 batch = [entry for entry in self._entries if entry.job is first.job][: self.batch_size]
                 left = first.arrived + self._max_wait - time.monotonic()
                 if len(batch) == self.batch_size or left <= 0 or self._closed:

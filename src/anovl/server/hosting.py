@@ -4,34 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from PIL import Image
 
+from anovl.config import Tiling
+from anovl.config import recipe as make_recipe
 from anovl.data.images import ImageLimits
 from anovl.engine.artefact import is_exported
 from anovl.engine.runtime import ExportedModel
 from anovl.errors import UsageError, suggest
 from anovl.profiles import Profile
 from anovl.server.batching import Batcher, Job
-from anovl.server.settings import Settings
+from anovl.server.settings import BODIES, Settings
 
 if TYPE_CHECKING:
     from anovl.detector import AnoVL
+    from anovl.methods.few_shot import Bank
 
 log = logging.getLogger(__name__)
 
 Value = TypeVar("Value")
 
 JOBS = 16  # classes whose prompts a model keeps ready
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,15 @@ class Model(Protocol):
     def note(self) -> str:
         """What its makers want users to know."""
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether an image waits for its scores at its full size, to be looked at in parts."""
+
 
 class Exported:
     """A file of `anovl export`, and profiles by their class; no torch."""
+
+    in_parts = False
 
     def __init__(self, model: ExportedModel, profiles: Mapping[str, Profile] | None = None) -> None:
         self.model = model
@@ -97,46 +104,87 @@ class Exported:
             "threshold": self.model.threshold,
             "score_range": list(card.score_range),
             "weights_sha256": card.model.get("weights_sha256"),
+            "banks": {} if card.bank is None else {card.classes[0]: card.bank},
+            "tiling": None,
         }
 
 
 class Torch:
-    """A CLIP in torch, any class, and profiles by their class."""
+    """A CLIP in torch, any class or those of its banks alone, and profiles by their class.
 
-    def __init__(self, detector: AnoVL, profiles: Mapping[str, Profile] | None = None) -> None:
-        self.detector = detector
-        self.profiles = profiles or {}
+    Args:
+        detector: without a bank; in which parts it looks at an image, its recipe says.
+        profiles, banks: by their class.
+        batch_size: parts of an image a pass.
+
+    Raises:
+        UsageError: the method keeps nothing of good pictures.
+    """
+
+    def __init__(
+        self,
+        detector: AnoVL,
+        profiles: Mapping[str, Profile] | None = None,
+        banks: Mapping[str, Bank] | None = None,
+        *,
+        batch_size: int = 8,
+    ) -> None:
+        self.detector, self.batch_size = detector, batch_size
+        self.profiles, self.banks = profiles or {}, banks or {}
+        self._fitted = {name: detector.with_bank(bank) for name, bank in self.banks.items()}
+
+    def with_recipe(self, name: str) -> Torch:
+        """The same model under a named recipe, without its profiles."""
+        recipe = make_recipe(name).having(tiling=self.detector.recipe.tiling)
+        return Torch(self.detector.with_recipe(recipe), banks=self.banks, batch_size=self.batch_size)
 
     @property
     def note(self) -> str:
         """As the protocol says."""
         return self.detector.backbone.note
 
+    @property
+    def in_parts(self) -> bool:
+        """As the protocol says."""
+        return not self.detector.recipe.tiling.whole
+
     def job(self, words: Words) -> Job:
         """As the protocol says."""
-        from anovl.engine.local import Stacked
+        from anovl.engine.local import work_of
 
-        if words.class_name is None:
-            raise UsageError("class_name: expected what the images show, such as 'metal nut'")
+        class_name = self._class(words.class_name)
         if words.seed and not words.adapt:
             raise UsageError("seed: needs adapt; without it nothing is drawn at random")
-        profile = self.profiles.get(words.class_name)
-        detector = self.detector if profile is None else self.detector.with_profile(profile)
+        detector, profile = self._fitted.get(class_name, self.detector), self.profiles.get(class_name)
+        if profile is not None:
+            detector = detector.with_profile(profile)
         chosen: dict[str, Any] = {"domain": words.domain, "defects": words.defects, "names": words.names}
-        return Stacked(detector.job(words.class_name, adapt=words.adapt, seed=words.seed, **chosen))
+        return work_of(detector.job(class_name, adapt=words.adapt, seed=words.seed, **chosen), self.batch_size)
+
+    def _class(self, given: str | None) -> str:
+        """The class of a request; UsageError where it says none, or one that the model has no bank of while it has others."""
+        if given is None and len(self.banks) == 1:
+            return next(iter(self.banks))
+        if given is None:
+            raise UsageError("class_name: expected what the images show, such as 'metal nut'")
+        if self.banks and given not in self.banks:
+            raise UsageError(suggest("class", given, self.banks, "the model compares with good pictures of no other (--bank)"))
+        return given
 
     def describe(self) -> dict[str, Any]:
         """As the protocol says."""
         detector = self.detector
         return {
             "kind": "torch",
-            "classes": None,
+            "classes": list(self.banks) or None,
             "method": detector.method_name,
             "recipe": detector.recipe.name,
             "image_size": list(detector.backbone.image_size),
             "threshold": detector.threshold,
             "score_range": list(detector.score_range),
             "weights_sha256": detector.backbone.weights_id,
+            "banks": {name: bank.summary for name, bank in self.banks.items()},
+            "tiling": asdict(detector.recipe.tiling) if self.in_parts else None,
         }
 
 
@@ -149,11 +197,15 @@ class Host:
         settings: of the service.
         threads: what the names of its threads begin with.
         observe: told the size of every batch.
+
+    Attributes:
+        turns: of images that wait at their full size; None where none does.
     """
 
     def __init__(self, name: str, model: Model, settings: Settings, *, threads: str, observe: Callable[[int], object]) -> None:
         self.name = name
         self.model = model
+        self.turns = asyncio.Semaphore(BODIES) if model.in_parts else None
         self.batcher = Batcher(
             f"{threads}score", batch_size=settings.batch_size, max_wait_s=settings.max_wait_ms / 1000, observe=observe
         )
@@ -191,53 +243,19 @@ class Host:
         self.batcher.close(timeout_s=0)
 
 
-def parse_models(texts: list[str]) -> dict[str, str]:
-    """{name: model} from "NAME=MODEL", or a model alone, which is called by its own name or that of its file.
-
-    Raises:
-        UsageError: none is given, or two have one name.
-    """
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, model = text.partition("=")
-        if not equals or not _NAME.fullmatch(name):
-            model = text
-            name = Path(text).stem if is_exported(text) else Path(text).name
-        if not model or not name:
-            raise UsageError(f"--model: expected NAME=MODEL or a model, such as 'mini' or 'part=part.onnx', got {text!r}")
-        if name in found:
-            raise UsageError(f"--model: two are called {name!r}; give one another name, as in 'other={model}'")
-        found[name] = model
-    if not found:
-        raise UsageError("--model: expected at least one, such as 'mini'")
-    return found
-
-
-def parse_profiles(texts: Sequence[str], models: Collection[str]) -> dict[str, dict[str, Profile]]:
-    """{model: {class: profile}} from "NAME=FILE", or a file alone, which is for the first model.
-
-    Raises:
-        UsageError: a file is no profile, there is no such model, or two are for one class.
-    """
-    found: dict[str, dict[str, Profile]] = {name: {} for name in models}
-    for text in texts:
-        name, equals, path = text.partition("=")
-        if not equals or not _NAME.fullmatch(name):
-            name, path = next(iter(models)), text
-        if name not in found:
-            raise UsageError(suggest("--profile: model", name, models))
-        profile = Profile.load(path)
-        if profile.origin.class_name in found[name]:
-            raise UsageError(f"--profile: two for {profile.origin.class_name!r} of {name}; leave one out")
-        found[name][profile.origin.class_name] = profile
-    return found
-
-
 def load_models(
-    named: Mapping[str, str], settings: Settings, *, profiles: Mapping[str, Mapping[str, Profile]], **loading: Any
+    named: Mapping[str, str],
+    settings: Settings,
+    *,
+    profiles: Mapping[str, Mapping[str, Profile]],
+    banks: Mapping[str, Mapping[str, Bank]],
+    **loading: Any,
 ) -> dict[str, Model]:
     """{name: model} as `parse_models` names them; see `load_model`."""
-    return {name: load_model(source, settings, profiles=profiles[name], **loading) for name, source in named.items()}
+    return {
+        name: load_model(source, settings, profiles=profiles[name], banks=banks[name], **loading)
+        for name, source in named.items()
+    }
 
 
 def load_model(
@@ -253,13 +271,16 @@ def load_model(
     cache_dir: Path | None = None,
     offline: bool = False,
     profiles: Mapping[str, Profile] | None = None,
+    banks: Mapping[str, Bank] | None = None,
+    tiling: Tiling | None = None,
 ) -> Model:
     """An exported file, which imports no torch, or any model that `anovl.AnoVL.from_pretrained` knows.
 
-    A blank picture of the default class is scored, so that prompts and kernels are ready and what cannot work fails here.
+    A blank picture of the default class, and of each with a bank, is scored, so that prompts and kernels are ready and what
+    cannot work fails here.
 
     Raises:
-        UsageError: a recipe or the like for an exported file, or the model does not know the class.
+        UsageError: a recipe, a bank or the like for an exported file, the model does not know the class, or a bank of others.
         AnovlError: as `ExportedModel` or `AnoVL.from_pretrained`, or the model cannot compute.
     """
     limits = ImageLimits(max_pixels=settings.max_pixels, max_bytes=settings.max_bytes)
@@ -269,6 +290,8 @@ def load_model(
             raise UsageError(
                 f"{', '.join(given)}: decided when {Path(source).name} was exported; leave it out, or export anew with it"
             )
+        if given := [name for name, value in {"--bank": banks, "--tile and --crop": tiling}.items() if value]:
+            raise UsageError(f"{', '.join(given)}: needs the model itself, not {Path(source).name}, a file of `anovl export`")
         exported = ExportedModel(source, device=device, dtype=dtype, threads=threads, limits=limits)
         _warm_up(Exported(exported), settings.class_name or exported.card.classes[0])
         return _checked(Exported(exported, profiles))
@@ -290,10 +313,12 @@ def load_model(
     )
     if detector.backbone.note:
         log.warning("%s: %s", source, detector.backbone.note)
-    if settings.class_name is not None:
-        _warm_up(Torch(detector), settings.class_name)
+    detector = detector.with_recipe(detector.recipe.having(tiling=tiling))
+    plain = Torch(detector, banks=banks, batch_size=settings.batch_size)
+    for class_name in dict.fromkeys([*plain.banks, *([settings.class_name] if settings.class_name is not None else [])]):
+        _warm_up(plain, class_name)
     detector.keep_texts_in_memory()
-    return _checked(Torch(detector, profiles))
+    return _checked(Torch(detector, profiles, banks, batch_size=settings.batch_size))
 
 
 def _checked(model: Torch | Exported) -> Model:

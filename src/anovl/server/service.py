@@ -82,7 +82,7 @@ class Service:
                     host = pick(self.hosts, fields.model)
                     job = await host.job(fields.words(self.settings.class_name))
                     rows = await answering.answer(
-                        uploads, fields, job, ticket, batcher=host.batcher, pool=self._pool, max_pixels=self.settings.max_pixels
+                        uploads, fields, job, ticket, host=host, pool=self._pool, max_pixels=self.settings.max_pixels
                     )
                     whole = {"request_id": request.state.request_id, "model": host.name, "predictions": rows}
                     return await loop.run_in_executor(self._pool, lambda: json.dumps(whole).encode())

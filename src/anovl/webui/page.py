@@ -118,8 +118,9 @@ class Page:
 
     def _note(self, name: str) -> str:
         """A word about a model."""
-        note = self.models[name].note
-        return views.note(f"{name}: {note}.") if note else ""
+        model = self.models[name]
+        said = [f"{name}: {model.note}."] if model.note else []
+        return "".join(map(views.note, [*said, *views.beside(model.describe())]))
 
     def _model(self, name: str, recipe: str) -> Model:
         """A model under a recipe.
@@ -133,7 +134,7 @@ class Page:
         if not isinstance(model, Torch):
             raise UsageError("recipe: decided when the model's file was exported; choose the model's own")
         if (name, recipe) not in self._by_recipe:
-            self._by_recipe[name, recipe] = Torch(model.detector.with_recipe(recipe))
+            self._by_recipe[name, recipe] = model.with_recipe(recipe)
         return self._by_recipe[name, recipe]
 
     def _session(self, values: Values) -> Session:
@@ -152,7 +153,7 @@ class Page:
         words = Words(class_name=class_name, domain=domain, defects=defects, names=names, adapt=adapt)
         model = self._model(values[self.asked.model], values[self.asked.recipe])
         told = {"model": values[self.asked.model], **model.describe(), **asdict(words)}
-        return Session(model.job(words), told, self._looks)
+        return Session(model.job(words), told, self._looks, in_parts=model.in_parts)
 
     def _find_uploaded(self, values: Values) -> Iterator[Changes]:
         """Score what was uploaded; in a folder pictures alone, as `anovl predict` does."""

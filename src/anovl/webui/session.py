@@ -145,6 +145,7 @@ class Session:
         job: the model bound to a class.
         settings: of the run, for run.json.
         looks: shared by visitors.
+        in_parts: images wait for the model at their full size.
 
     Attributes:
         found: in the order of the source.
@@ -156,6 +157,7 @@ class Session:
     job: Job
     settings: Mapping[str, Any]
     looks: Looks
+    in_parts: bool = False
     found: list[Found] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     selected: Found | None = None
@@ -163,7 +165,7 @@ class Session:
 
     def run(self, items: Iterable[SourceItem], *, batch_size: int, workers: int) -> Generator[int]:
         """Score images; yields how many are done after each."""
-        outcomes = pipeline.run(_Keeping(self.job), items, batch_size=batch_size, workers=workers)
+        outcomes = pipeline.run(_Keeping(self.job), items, batch_size=1 if self.in_parts else batch_size, workers=workers)
         with closing(outcomes):
             for outcome in outcomes:
                 if outcome.prediction is not None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,19 @@ def problem(text: str) -> str:
 def note(text: str) -> str:
     """Something to know."""
     return f'<p class="note">{escape(text)}</p>'
+
+
+def beside(model: Mapping[str, Any]) -> list[str]:
+    """What joins the words and the whole picture in a model's scores, of what `describe` tells: banks and tiles."""
+    said = [
+        f"{name}: compared with {bank['pictures']} good picture{'s' if bank['pictures'] > 1 else ''} too (bank {bank['key']})."
+        for name, bank in model.get("banks", {}).items()
+    ]
+    if tiling := model.get("tiling"):
+        sides = ", ".join(map(str, tiling["sides"]))
+        said += [f"Pictures are looked at whole and in tiles of {sides} px."] if sides else []
+        said += ["Only the part in front of a plain background is looked at."] if tiling["crop"] == "foreground" else []
+    return said
 
 
 def calibrated(profile: Profile, differences: Sequence[str]) -> str:
