@@ -240,34 +240,16 @@ def test_the_driver_is_killed_and_resumed(cluster, folder, local, tmp_path):
     assert "shard_size" in call([*line[:-1], "2", "--resume"], 2)
 
 
-def test_a_bucket(folder, local, tmp_path, monkeypatch):
-    pytest.importorskip("s3fs")
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        for name, value in (
-            ("AWS_ACCESS_KEY_ID", "a"),
-            ("AWS_SECRET_ACCESS_KEY", "b"),
-            ("AWS_DEFAULT_REGION", "us-east-1"),
-            ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
-        ):
-            monkeypatch.setenv(name, value)
-        import s3fs
-
-        bucket = s3fs.S3FileSystem(endpoint_url=f"http://{host}:{port}")
-        bucket.mkdir("plant")
-        bucket.put(f"{folder}/", "plant/in/", recursive=True)
-        line = ["--engine", "ray", "--shard-size", "3", "--save", "overlay"]
-        process(arguments("s3://plant/in", "s3://plant/out", *line))
-        bucket.invalidate_cache()
-        bucket.get("plant/out/", f"{tmp_path}/out/", recursive=True)
-        check(tmp_path / "out", local)
-        assert len(list((tmp_path / "out" / "overlay").rglob("*.png"))) == COUNT
-        assert "bucket" in process(arguments("s3://nowhere/in", "s3://plant/other", *line), 2)
-        assert "bucket" in process(arguments(folder, "s3://nowhere/out", *line), 1)
-    finally:
-        server.stop()
+def test_a_bucket(folder, local, bucket, tmp_path):
+    bucket.files.put(f"{folder}/", "plant/in/", recursive=True)
+    line = ["--engine", "ray", "--shard-size", "3", "--save", "overlay"]
+    process(arguments("s3://plant/in", "s3://plant/out", *line))
+    bucket.files.invalidate_cache()
+    bucket.files.get("plant/out/", f"{tmp_path}/out/", recursive=True)
+    check(tmp_path / "out", local)
+    assert len(list((tmp_path / "out" / "overlay").rglob("*.png"))) == COUNT
+    assert "bucket" in process(arguments("s3://nowhere/in", "s3://plant/other", *line), 2)
+    assert "bucket" in process(arguments(folder, "s3://nowhere/out", *line), 1)
 
 
 def test_more_actors_than_cores(folder, tmp_path):
