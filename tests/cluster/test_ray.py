@@ -1,5 +1,6 @@
 """A run on a real cluster of two nodes, processes of this machine: the local engine's numbers, kills, S3."""
 
+import contextlib
 import csv
 import json
 import os
@@ -129,9 +130,10 @@ def kill_actors() -> list[int]:
     """Kill what scores, in our own clusters alone; their process ids."""
     killed = []
     for process in psutil.Process().children(recursive=True):
-        if "MapWorker(Map(Score))" in " ".join(process.cmdline()):
-            process.kill()
-            killed.append(process.pid)
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that ended meanwhile
+            if "MapWorker(Map(Score))" in " ".join(process.cmdline()):
+                process.kill()
+                killed.append(process.pid)
     return killed
 
 
