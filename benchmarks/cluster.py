@@ -5,7 +5,7 @@
 `overhead`: `mini` on this machine, over the local engine; pictures of 1024 px with their overlays, as the command saves them,
 and pictures of 128 px with nothing saved; each once as whole commands and once without the start of either (a run of one picture
 taken off). `scaling`: pictures of 3000 px, whose decoding costs more than their scoring, on a cluster of one decoding CPU and of
-two, beside one actor, without the start; its workers stay when they are idle, as docs/cluster.md advises.
+two, beside one actor, without the start.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ def overhead(one: Path, many: Path, save: str) -> tuple[float, float]:
 
 def on_cluster(cpus: int, sources: list[Path]) -> list[float]:
     """Seconds for each source on a cluster of its own with an actor's CPU and some for decoding."""
-    head = {"num_cpus": 1 + cpus, "object_store_memory": 500 * 2**20}
-    stay = {"idle_worker_killing_time_threshold_ms": 600_000}
-    cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": stay})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1 + cpus, "object_store_memory": 500 * 2**20})
     try:
         options = ("--engine", "ray", "--address", cluster.address, "--shard-size", "4", "--output-size", "input")
         return [seconds(source, *options) for source in sources]

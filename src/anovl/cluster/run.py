@@ -22,7 +22,6 @@ Loaded = TypeVar("Loaded")
 
 CONNECT_SECONDS = 10
 WATCH_SECONDS = 30
-IDLE_SECONDS = 600  # Ray would end a worker after one second without work, and start the next with all its imports
 STAGE_CPUS = 0.5  # that decoding and writing reserve a task: Ray keeps a share for each, of which one or the other lies idle
 DECODE_MEMORY = 2**28  # bytes that a node keeps free for each; it also keeps Ray from decoding inside the actors
 
@@ -90,7 +89,6 @@ def connected(address: str | None, pool: Pool) -> Iterator[None]:
                 log_to_driver=False,
                 logging_level="ERROR",
                 include_dashboard=None if address else False,
-                _system_config=None if address else {"idle_worker_killing_time_threshold_ms": IDLE_SECONDS * 1000},
             )
         except Exception as exc:
             reason = str(exc).strip().partition("\n")[0]
