@@ -1,7 +1,7 @@
 """A capacity plan for `anovl predict --engine ray`: measured costs of the stages, and from them clusters by simulation.
 
     python benchmarks/capacity.py costs costs.json
-    python benchmarks/capacity.py plan costs.json [--picture "1024 JPEG"] [--assume gpu_seconds=0.001 at_once=16]
+    python benchmarks/capacity.py plan costs.json [--picture "1024 JPEG"] [--assume gpu_seconds=0.001 gets=55000]
     python benchmarks/capacity.py check costs.json [--images 1024]
 
 `costs` measures (`capacity_costs.py`), in some minutes. `plan` simulates 1, 10 and 100 nodes
@@ -36,15 +36,15 @@ class Bucket:
     """An object store, assumed.
 
     Attributes:
-        reads: requests an image takes to be read: its size is asked first.
+        reads: requests an image takes to be read.
         get_seconds, put_seconds: that a request takes beside the transfer.
         gets, puts: requests a second that a prefix serves.
         bandwidth: bytes a second in all.
         get_dollars, put_dollars: of a request.
-        at_once: requests that a task has under way; today one.
+        at_once: reading requests that a task has under way; writing ones go one after another.
     """
 
-    reads: int = 2
+    reads: int = 1
     get_seconds: float = 0.03
     put_seconds: float = 0.05
     gets: float = 5500
@@ -52,7 +52,7 @@ class Bucket:
     bandwidth: float = 12.5e9
     get_dollars: float = 0.4e-6
     put_dollars: float = 5e-6
-    at_once: int = 1
+    at_once: int = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def steps_of(costs: Costs, load: Load, site: Site) -> list[Step]:
         writing = (
             Use("puts", puts / bucket.puts),
             Use("network", load.overlays * SHARD * picture["png bytes"] / site.network),
-            Use("", puts * bucket.put_seconds / bucket.at_once),
+            Use("", puts * bucket.put_seconds),
         )
     driver = Step("driver", (Use("" if bucket else "core", ray["driver"] / 3),))
     gpu = (Use("gpu", SHARD * site.gpu_seconds),) if site.gpus else ()

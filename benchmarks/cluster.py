@@ -1,6 +1,6 @@
 """anovl predict on Ray beside the local engine, and on two workers beside one: ratios of one run.
 
-    python benchmarks/cluster.py [--images 2000] [--large 240] [--rounds 1]
+    python benchmarks/cluster.py [--images 2000] [--large 240] [--rounds 1] [--only overhead|scaling] [--keep FOLDER]
 
 `overhead`: `mini` on this machine, over the local engine; pictures of 1024 px with their overlays, as the command saves them,
 and pictures of 128 px with nothing saved; each once as whole commands and once without the start of either (a run of one picture
@@ -22,14 +22,22 @@ import numpy as np
 from PIL import Image
 from ray.cluster_utils import Cluster
 
+DISTINCT = 20
+
 
 def draw(folder: Path, count: int, side: int, suffix: str) -> Path:
-    """Noise, smooth enough for a file of usual size."""
-    folder.mkdir()
+    """Noise, smooth enough for a file of usual size; after `DISTINCT` pictures the same again. None where they are there."""
+    if folder.exists():
+        return folder
+    folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for index in range(count):
+        path = folder / f"{index:05d}{suffix}"
+        if index >= DISTINCT:
+            path.hardlink_to(folder / f"{index % DISTINCT:05d}{suffix}")
+            continue
         coarse = rng.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((side, side)).save(folder / f"{index:05d}{suffix}")
+        Image.fromarray(coarse).resize((side, side)).save(path)
     return folder
 
 
@@ -68,27 +76,32 @@ def main() -> None:
     options.add_argument("--images", type=int, default=2000)
     options.add_argument("--large", type=int, default=240)
     options.add_argument("--rounds", type=int, default=1)
+    options.add_argument("--only", choices=("overhead", "scaling"))
+    options.add_argument("--keep", type=Path, help="folder of the pictures, for the next run; default one that goes")
     given = options.parse_args()
     with TemporaryDirectory() as name:
-        root = Path(name)
+        root = given.keep or Path(name)
         one = draw(root / "one", 1, 128, ".png")
-        kinds = {
-            "1024 px, overlays": (draw(root / "1024px", given.images, 1024, ".jpg"), "overlay"),
-            "128 px, nothing saved": (draw(root / "128px", given.images, 128, ".png"), "none"),
-        }
-        large = draw(root / "large", given.large, 3000, ".png")
+        kinds, large = {}, one
+        if given.only != "scaling":
+            kinds["1024 px, overlays"] = (draw(root / "1024px", given.images, 1024, ".jpg"), "overlay")
+            kinds["128 px, nothing saved"] = (draw(root / "128px", given.images, 128, ".png"), "none")
+        if given.only != "overhead":
+            large = draw(root / f"{given.large} large", given.large, 3000, ".png")
         costs: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
         scaling = []
         for _ in range(given.rounds):
             for kind, (many, save) in kinds.items():
                 costs[kind].append(overhead(one, many, save))
-            (start_1, run_1), (start_2, run_2) = (on_cluster(cpus, [one, large]) for cpus in (1, 2))
-            print(f"decoding: one worker {run_1 - start_1:.1f} s, two {run_2 - start_2:.1f} s", flush=True)
-            scaling.append((run_1 - start_1) / (run_2 - start_2))
+            if large is not one:
+                (start_1, run_1), (start_2, run_2) = (on_cluster(cpus, [one, large]) for cpus in (1, 2))
+                print(f"decoding: one worker {run_1 - start_1:.1f} s, two {run_2 - start_2:.1f} s", flush=True)
+                scaling.append((run_1 - start_1) / (run_2 - start_2))
     for kind, ratios in costs.items():
         whole, bare = (statistics.median(column) for column in zip(*ratios, strict=True))
         print(f"overhead of Ray, {kind}: whole command {whole:.2f}, without the start {bare:.2f}")
-    print(f"scaling from one worker to two: {statistics.median(scaling):.2f}")
+    if scaling:
+        print(f"scaling from one worker to two: {statistics.median(scaling):.2f}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from typing import Any, cast
 
 from anovl.errors import AnovlError, MissingExtraError, UsageError, require_extra, suggest
 
+AT_ONCE = 16  # requests of a task that are under way
+
 
 def is_address(text: str) -> bool:
     """True for what names its file system, such as "s3://bucket/folder"."""
@@ -24,14 +26,18 @@ def file_system(url: str) -> tuple[Any, str]:
     """
     require_extra("fsspec", "ray", "an address")
     import fsspec
+    from fsspec.config import conf
     from fsspec.core import url_to_fs
 
     scheme = url.partition("://")[0] if is_address(url) else "file"
     known = fsspec.available_protocols()
     if scheme not in known:
         raise UsageError(f"{url}: {suggest('scheme', scheme, known)}")
+    more: dict[str, Any] = {}
+    if scheme in ("s3", "s3a"):  # botocore's pool holds 10
+        more = {"config_kwargs": {"max_pool_connections": AT_ONCE, **conf.get("s3", {}).get("config_kwargs", {})}}
     try:
-        found, path = url_to_fs(url)
+        found, path = url_to_fs(url, **more)
     except ImportError as exc:
         raise MissingExtraError(f"{url}: {exc}") from exc
     except ValueError as exc:

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import threading
 from pathlib import Path
 
 import fsspec
@@ -13,10 +14,10 @@ from typer.testing import CliRunner
 
 from anovl.cli import app
 from anovl.cluster.output import Output, left, shards_of
-from anovl.cluster.sources import Remote, items_of, opened
+from anovl.cluster.sources import Remote, items_of, reads
 from anovl.cluster.stages import Decode, Write, data_of, row
 from anovl.cluster.storage import Folder
-from anovl.data.images import load_sized_image
+from anovl.data.images import ImageLimits, load_sized_image
 from anovl.engine.pipeline import Outcome
 from anovl.errors import ImageError, OutputError, UsageError
 from anovl.results import Prediction
@@ -37,13 +38,17 @@ def png(side=8) -> bytes:
     return stream.getvalue()
 
 
+def read(image):
+    (one,) = reads([image], max_bytes=2**20)
+    return one()
+
+
 def test_an_address_is_listed_as_a_folder(memory, pictures):
     fsspec.filesystem("memory").put(f"{pictures}/", "/plant/", recursive=True)
     fsspec.filesystem("memory").pipe("/plant/.hidden/x.png", png())
     found, expected = list(items_of(memory, exclude=[])), list(items_of(str(pictures), exclude=[]))
     assert sorted((item.image_path, item.stem) for item in found) == sorted((item.image_path, item.stem) for item in expected)
-    with opened(found[0].image) as image:
-        assert load_sized_image(image)[1] == load_sized_image(pictures / found[0].image_path)[1]
+    assert read(found[0].image) == (pictures / found[0].image_path).read_bytes()
     assert [item.image_path for item in items_of(f"{memory}/*.png", exclude=[])] == ["a.png"]
 
 
@@ -71,13 +76,9 @@ def test_a_parquet_file_holds_images(tmp_path):
 
     pq.write_table(pa.table({"bytes": [png(8), png(9), png(10), None]}), tmp_path / "in.parquet", row_group_size=2)
     items = list(items_of(str(tmp_path / "in.parquet"), exclude=[]))
-    sizes = []
-    for item in items[:3]:
-        with opened(item.image) as image:
-            sizes.append(load_sized_image(image)[1])
-    assert sizes == [(8, 8), (9, 9), (10, 10)]
-    with pytest.raises(ImageError, match="expected bytes"), opened(items[3].image):
-        pass
+    assert [read(item.image) for item in items[:3]] == [png(8), png(9), png(10)]
+    with pytest.raises(ImageError, match="expected bytes"):
+        read(items[3].image)
 
 
 def test_sources_that_are_none(memory, tmp_path):
@@ -94,8 +95,11 @@ def test_sources_that_are_none(memory, tmp_path):
 class Job:
     """A model that scores by nothing."""
 
+    def __init__(self, max_bytes=2**20):
+        self.limits = ImageLimits(max_bytes=max_bytes)
+
     def load(self, image):
-        return load_sized_image(image)
+        return load_sized_image(image, limits=self.limits)
 
     def preprocess(self, picture):
         return np.asarray(picture)
@@ -139,6 +143,34 @@ def test_stages_write_a_shard_and_its_mark_and_a_run_goes_on(memory):
         output.check({"images": images | {"count": 3}}, resume=True)
     assert output.finish({}, done.values()) == {"scored": 2, "anomalous": 2, "failed": 0}
     assert folder.read("errors.jsonl") is None
+
+
+def test_a_picture_of_a_bucket_is_one_request_of_sixteen(bucket):
+    names = [f"{number:02}.png" for number in range(32)]
+    bucket.files.pipe({f"plant/in/{name}": png(8 + number) for number, name in enumerate(names)})
+    (shard,), _ = shards_of(items_of("s3://plant/in", exclude=[]), 64)
+    bucket.clear(gate=threading.Barrier(16, timeout=30))
+    slots = data_of(Decode([Job()])(shard))
+    assert [slot.size[0] for slot in slots] == list(range(8, 40))
+    assert all(np.array_equal(slot.pixels, Job().preprocess(Image.open(io.BytesIO(png(slot.size[0]))))) for slot in slots)
+    assert sorted(bucket.asked) == [("GET", f"/plant/in/{name}") for name in names]
+    assert bucket.most == 16
+
+
+def test_a_picture_of_a_bucket_that_cannot_be_read_fails_alone(bucket):
+    good, large = png(8), png(8) + bytes(500)
+    bucket.files.pipe({"plant/in/a.png": good, "plant/in/b.png": b"", "plant/in/c.png": large, "plant/in/d.png": good})
+    bucket.files.pipe({"plant/in/e.png": b"no picture", "plant/in/f.png": good})
+    (shard,), _ = shards_of(items_of("s3://plant/in", exclude=[]), 64)
+    bucket.files.rm("plant/in/d.png")
+    bucket.clear()
+    slots = data_of(Decode([Job(max_bytes=200)], max_bytes=200)(shard))
+    reasons = [slot.error.reason if isinstance(slot, Outcome) else "" for slot in slots]
+    expected = ["", "empty", "201 bytes, over the limit of 200", "no such file", "known format", ""]
+    for reason, told in zip(reasons, expected, strict=True):
+        assert told in reason
+        assert bool(told) == bool(reason)
+    assert [method for method, _ in bucket.asked] == ["GET"] * 6
 
 
 def test_an_output_folder_that_cannot_be_written(tmp_path):

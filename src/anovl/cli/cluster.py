@@ -170,7 +170,7 @@ def predict(
         done = out.check(settings, resume=resume)
         record = {"versions": versions, "device": chosen.device, "settings": settings, "guarantee": bound.guarantee}
         light = _work(bound.job.without_model(), batch_size)
-        decode = Decode([light], draws="overlay" in common["save"])
+        decode = Decode([light], draws="overlay" in common["save"], max_bytes=chosen.max_bytes)
         write = Write(light, folder, common["save"], common["map_format"])
         todo, summaries = left(rows, done), list(done.values())
         with folder.held(), resumable(lambda: folder.read(RUN) is not None), progress(len(todo)) as advance:

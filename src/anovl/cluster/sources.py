@@ -6,13 +6,15 @@ import contextlib
 import csv
 import io
 import json
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from anovl.addresses import explained, file_system, is_address
+from anovl.addresses import AT_ONCE, explained, file_system, is_address
 from anovl.data.images import SUFFIXES
 from anovl.data.sources import SourceItem, iter_source, named
 from anovl.errors import ImageNotFoundError, UsageError, require_extra
@@ -58,31 +60,64 @@ def items_of(source: str | list[str], *, exclude: list[Path]) -> Iterator[Source
             yield replace(item, image=Path(item.image).absolute())
 
 
-@contextlib.contextmanager
-def opened(image: Path | Remote | Cell) -> Iterator[Any]:
-    """An image of `items_of` as `load_image` takes it.
+def reads(images: Iterable[Path | Remote | Cell], *, max_bytes: int) -> Iterator[Callable[[], Path | bytes]]:
+    """For each image of `items_of`, in order, what gives it as `load_image` takes it, or raises ImageNotFoundError.
 
-    Raises:
-        ImageNotFoundError: it cannot be reached.
+    A file at an address takes one request; `AT_ONCE` of these are under way or wait for their turn.
+
+    Args:
+        images: of a shard.
+        max_bytes: of a larger file no more than one byte over this is read.
     """
-    if isinstance(image, Path):
-        yield image
-        return
+    column = lru_cache(1)(_column)  # images of a row group follow each other
+    coming: deque[Callable[[], Path | bytes]] = deque()
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="anovl-read") as pool:
+        for image in images:
+            if len(coming) == AT_ONCE:
+                yield coming.popleft()
+            if isinstance(image, Path):
+                coming.append(partial(Path, image))
+            elif isinstance(image, Remote):
+                coming.append(pool.submit(_file, image.url, max_bytes).result)
+            else:
+                coming.append(partial(_cell, image, column))
+        while coming:
+            yield coming.popleft()
+
+
+@contextlib.contextmanager
+def _unreadable(url: str) -> Iterator[None]:
+    """Turn what a file system raises into an ImageNotFoundError."""
     try:
-        system, path = file_system(image.url)
-        stream = system.open(path, "rb")
+        yield
     except Exception as exc:
         reason = "no such file" if isinstance(exc, FileNotFoundError) else f"cannot be read ({exc})"
-        raise ImageNotFoundError(image.url, reason) from exc
-    with stream:
-        yield stream if isinstance(image, Remote) else _cell(image, stream)
+        raise ImageNotFoundError(url, reason) from exc
 
 
-def _cell(cell: Cell, stream: Any) -> bytes:
+def _file(url: str, max_bytes: int) -> bytes:
+    with _unreadable(url):
+        system, path = file_system(url)
+        try:
+            return bytes(system.cat_file(path, start=0, end=max_bytes + 1))  # without an end the size would be asked for first
+        except Exception as exc:
+            if "satisfiable" in str(exc).lower():  # HTTP's 416: an empty file has no range
+                return b""
+            raise
+
+
+def _column(url: str, group: int) -> Any:
+    """Images of a row group."""
     import pyarrow.parquet as pq
 
-    column = pq.ParquetFile(stream).read_row_group(cell.group, columns=[BYTES]).column(0)
-    data = column[cell.row].as_py()
+    with _unreadable(url):
+        system, path = file_system(url)
+        with system.open(path, "rb") as stream:
+            return pq.ParquetFile(stream).read_row_group(group, columns=[BYTES]).column(0)
+
+
+def _cell(cell: Cell, column: Callable[[str, int], Any]) -> bytes:
+    data = column(cell.url, cell.group)[cell.row].as_py()
     if not isinstance(data, bytes):
         raise ImageNotFoundError(cell.url, f"expected bytes, got {type(data).__name__}")
     return data

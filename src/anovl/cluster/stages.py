@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anovl.cluster.sources import opened
+from anovl.cluster.sources import reads
 from anovl.cluster.storage import Folder
+from anovl.config import MAX_IMAGE_BYTES
 from anovl.data.sources import SourceItem
 from anovl.engine import pipeline
 from anovl.engine.pipeline import Outcome, Work
@@ -57,21 +58,24 @@ class Decode:
     Attributes:
         works: of the tasks, without their models.
         draws: keep pictures for the overlays.
+        max_bytes: larger files at addresses are refused before they are read; the works refuse those of this machine.
     """
 
     works: Sequence[Work[Any, Any, Any]]
     draws: bool = False
+    max_bytes: int = MAX_IMAGE_BYTES
 
     def __call__(self, shard: Row) -> Row:
         """Items to decoded images; broken ones to their errors."""
         items: Sequence[SourceItem] = data_of(shard)
         work = self.works[shard["task"]]
-        return row(shard["shard"], [self._decode(work, item) for item in items], task=shard["task"])
+        images = reads((item.image for item in items), max_bytes=self.max_bytes)
+        slots = [self._decode(work, item, image) for item, image in zip(items, images, strict=True)]
+        return row(shard["shard"], slots, task=shard["task"])
 
-    def _decode(self, work: Work[Any, Any, Any], item: SourceItem) -> Any:
+    def _decode(self, work: Work[Any, Any, Any], item: SourceItem, image: Callable[[], Any]) -> Any:
         try:
-            with opened(item.image) as image:
-                decoded = pipeline.decode(work, replace(item, image=image), keep_picture=self.draws)
+            decoded = pipeline.decode(work, replace(item, image=image()), keep_picture=self.draws)
             return replace(decoded, item=item)
         except ImageError as exc:
             return Outcome(item, error=exc)

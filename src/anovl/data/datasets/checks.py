@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 
+from anovl.addresses import AT_ONCE
 from anovl.data.datasets.masks import size_problems
 from anovl.data.datasets.own import is_synthetic
 from anovl.data.datasets.records import Category, Sample
 from anovl.data.datasets.scan import DatasetInfo, Scan
 from anovl.data.datasets.tree import folders
 
-_READERS = 16  # headers read at once: at an address each takes a request or two
 _LOOKED_THROUGH = 200  # folders below a wrong root, in search of the right one
 
 
@@ -89,7 +89,7 @@ def _check_masks(scan: Scan, samples: tuple[Sample, ...]) -> None:
     for sample in samples:
         if sample.anomalous and not sample.masks:
             without[sample.image.parent].append(sample)
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         for path, text in chain.from_iterable(pool.map(size_problems, (sample for sample in samples if sample.masks))):
             scan.problem(path, text)
     for folder, missing in without.items():
