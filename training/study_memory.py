@@ -1,9 +1,10 @@
 """How a memory of good pictures, or the other pictures, should join the text: layers, neighbourhoods, weights, share kept.
 
-    python training/study_memory.py mini [--shots 4] [--classes 16] > study.txt
+    python training/study_memory.py mini [--shots 4] [--classes 16] [--lines] > study.txt
 
-Drawn pictures of training seeds, so that nothing held out is chosen by. Means over the classes of image AUROC, pixel AUROC and
-PRO, in percent; "text" is the training-free map. docs/few_and_many.md says what was chosen.
+Drawn pictures of training seeds, of any design or each class of one production line, so that nothing held out is chosen by. Means
+over the classes of image AUROC, pixel AUROC and PRO, in percent; "text" is the training-free map. docs/few_and_many.md says what
+was chosen.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ STEP = 4  # pixels between those that are measured
 Row = tuple[float, float, float]
 
 
-def pictures(number: int, name: str) -> list[Sample]:
+def pictures(number: int, name: str, *, one_line: bool) -> list[Sample]:
     """Good ones to keep, then test pictures, every other with a defect."""
     first, kinds = FIRST_TRAINING_SEED + 7_000_000 + 1000 * number, CLASSES[name].defects
-    good = [draw(name, first + index) for index in range(GOOD)]
+    line = first if one_line else None
+    good = [draw(name, first + index, line=line) for index in range(GOOD)]
     defects = [kinds[(index // 2 + number) % len(kinds)] if index % 2 else None for index in range(TEST)]
-    return good + [draw(name, first + 100 + index, defect=defect) for index, defect in enumerate(defects)]
+    return good + [draw(name, first + 100 + index, defect=defect, line=line) for index, defect in enumerate(defects)]
 
 
 def measured(scores: Scores, samples: list[Sample]) -> Row:
@@ -56,9 +58,9 @@ def _rows(tokens: Tensor, numbers: Sequence[int]) -> Tensor:
 
 
 @torch.inference_mode()
-def study(detector: AnoVL, number: int, name: str, shots: int) -> Iterator[tuple[str, Row]]:
+def study(detector: AnoVL, number: int, name: str, shots: int, *, one_line: bool) -> Iterator[tuple[str, Row]]:
     """(title, figures) of a class."""
-    method, samples = detector.method, pictures(number, name)
+    method, samples = detector.method, pictures(number, name, one_line=one_line)
     if not isinstance(method, AnoVLMethod):
         raise TypeError(method)
     layers = range(1, method.encoder.blocks_kept + 1)
@@ -73,31 +75,50 @@ def study(detector: AnoVL, number: int, name: str, shots: int) -> Iterator[tuple
     grid, scale, test = method.encoder.grid, method.logit_scale, samples[GOOD:]
     yield "text", measured(text, test)
     far: dict[tuple[str, int, float], Tensor] = {}
+    usual: dict[tuple[str, int], float] = {}
     mutual: dict[tuple[str, int], Tensor] = {}
     for (path, tokens), radius in product(paths.items(), (1, 3, 5)):
         found = unit(averaged(tokens, radius, grid))
         kept = found[:shots].flatten(0, 1)
         for share in (1.0, 0.25, 0.1):
             far[path, radius, share] = (1 - nearest(found[GOOD:], kept[coreset(kept, share, 0)])).unflatten(1, grid)
+        usual[path, radius] = apart(found[:shots])
         plain = standardized(tokens[GOOD:])
         found = mutual_distances(partial(_rows, plain), TEST, grid, Mutual(radii=(radius,)))
         mutual[path, radius] = found.unflatten(1, grid)
-    middle = str(round(len(layers) * 2 / 3))
-    sets = {"L": ["L"], f"L+{middle}": ["L", middle], "all": list(paths), **{one: [one] for one in paths if one != "L"}}
-    for (title, chosen), radius, weight in product(sets.items(), (1, 3, 5), (0.05, 0.1, 0.2, 0.4)):
-        distance = torch.stack([far[path, radius, 1.0] for path in chosen]).mean(dim=0)
-        yield f"few, {title}, radius {radius}, weight {weight}", measured(fused(text, distance, weight * scale), test)
-    for share in (0.25, 0.1):
-        distance = torch.stack([far[path, 3, share] for path in sets[f"L+{middle}"]]).mean(dim=0)
-        yield f"few, L+{middle}, radius 3, weight 0.1, share {share}", measured(fused(text, distance, 0.1 * scale), test)
+    early, middle = (str(round(len(layers) * part / 3)) for part in (1, 2))
+    sets = {"L": ["L"], f"L+{middle}": ["L", middle], f"{early}+{middle}": [early, middle], "all": list(paths)}
+    sets |= {path: [path] for path in paths if path != "L"}
+    for (title, chosen), radius in product(sets.items(), (1, 3, 5)):
+        between = float(np.mean([usual[path, radius] for path in chosen]))
+        for share in (1.0, 0.25, 0.1) if (title, radius) == (f"L+{middle}", 3) else (1.0,):
+            distance = torch.stack([far[path, radius, share] for path in chosen]).mean(dim=0)
+            for how, weight in weights(between, (1e-4, 2e-4, 4e-4, 8e-4), (3.0,)).items():
+                scores = fused(text, distance, weight * scale)
+                yield f"few, {title}, radius {radius}, share {share}, weight {how}", measured(scores, test)
     for (title, chosen), radii in product(sets.items(), ((1,), (1, 3, 5))):
         distance = torch.stack([mutual[path, radius] for path in chosen for radius in radii]).mean(dim=0)
-        alone = Scores(distance.flatten(1).amax(dim=1), distance / 2)
-        joined = {str(weight): fused(text, distance, weight * scale) for weight in (0.05, 0.1, 0.2)}
-        for how, scores in {"none": alone, **joined}.items():
+        joined = {"none": Scores(distance.flatten(1).amax(dim=1), distance / 2)}
+        for how, weight in weights(float(distance.median()), (5e-3, 1e-2, 2e-2), (0.8, 1.5)).items():
+            joined[how] = fused(text, distance, weight * scale)
+        for how, scores in joined.items():
             yield f"mutual, {title}, radii {radii}, weight {how}", measured(scores, test)
             again = scores._replace(image_score=rescored(scores.image_score, class_tokens, Mutual()))
             yield f"mutual, {title}, radii {radii}, weight {how}, rescored", measured(again, test)
+
+
+def apart(found: Tensor) -> float:
+    """Mean distance of patches of good pictures [B, M, D] to the nearest of the other pictures; of one alone none is known."""
+    if len(found) == 1:
+        return float("inf")
+    others = [torch.cat([found[:index], found[index + 1 :]]).flatten(0, 1) for index in range(len(found))]
+    return float(torch.stack([1 - nearest(one, rest) for one, rest in zip(found, others, strict=True)]).mean())
+
+
+def weights(usual: float, factors: Sequence[float], most: Sequence[float]) -> dict[str, float]:
+    """Fixed ones, and such that fall with the square of the usual distance."""
+    fixed = {f"{weight}": weight for weight in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)}
+    return fixed | {f"{factor}/usual^2 <= {top}": min(top, factor / usual**2) for factor, top in product(factors, most)}
 
 
 def main() -> None:
@@ -106,14 +127,15 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--shots", type=int, default=4)
     parser.add_argument("--classes", type=int, default=16)
+    parser.add_argument("--lines", action="store_true", help="each class one production line")
     options = parser.parse_args()
     detector = AnoVL(load(options.model))
     rows: dict[str, list[Row]] = defaultdict(list)
     for number, name in enumerate(list(CLASSES)[::2][: options.classes]):
-        for title, row in study(detector, number, name, options.shots):
+        for title, row in study(detector, number, name, options.shots, one_line=options.lines):
             rows[title].append(row)
     for title, values in rows.items():
-        print(f"{title:48}" + "".join(f"{value:8.1f}" for value in np.mean(values, axis=0)))
+        print(f"{title:64}" + "".join(f"{value:8.1f}" for value in np.mean(values, axis=0)))
 
 
 if __name__ == "__main__":

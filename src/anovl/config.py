@@ -111,21 +111,23 @@ class FewShot:
         layers: blocks, by their numbers from 1, whose patch tokens are kept beside the local ones; None is the one two thirds
             up the tower, () keeps the local ones alone.
         radius: side of the neighbourhood that a token is averaged over, an odd number of patches.
-        weight: of the distance to what is kept, beside the two cosines of Eq. (2).
+        weight: of the distance to what is kept, beside the two cosines of Eq. (2); "auto" is the larger the more alike the good
+            pictures are (`few_shot.settled_weight`).
         share: of the tokens that the coreset keeps, above 0 and at most 1.
         seed: of the coreset's first token.
     """
 
     layers: tuple[int, ...] | None = None
     radius: int = 3
-    weight: float = 0.1
+    weight: float | Literal["auto"] = "auto"
     share: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         _check_numbers("layers", () if self.layers is None else self.layers)
         _check_numbers("radius", (self.radius,), odd=True)
-        _check_number("weight", self.weight, most=1)
+        if self.weight != "auto":
+            _check_number("weight", self.weight, most=10)
         _check_number("share", self.share, most=1)
         _check_numbers("seed", (self.seed,), least=0)
 
@@ -139,7 +141,7 @@ class Mutual:
         radii: sides of the neighbourhoods that are averaged around each patch, odd numbers of patches.
         interval: the share of the other images, the nearest ones, that a patch's distance is the mean over.
         neighbours: numbers of images, itself among them, that an image's score is averaged over; (1,) leaves it as it is.
-        weight: as of `FewShot`; None leaves the text out, as in MuSc.
+        weight: as of `FewShot`, "auto" by how alike the images are (`musc.settled_weight`); None leaves the text out, as in MuSc.
         share: of the images that each is compared with, above 0 and at most 1; fewer than all are drawn at random.
         seed: of that draw.
     """
@@ -148,7 +150,7 @@ class Mutual:
     radii: tuple[int, ...] = (1, 3, 5)
     interval: float = 0.3
     neighbours: tuple[int, ...] = (1, 2, 3)
-    weight: float | None = 0.1
+    weight: float | Literal["auto"] | None = "auto"
     share: float = 1.0
     seed: int = 0
 
@@ -160,8 +162,8 @@ class Mutual:
         _check_numbers("radii", self.radii, odd=True)
         _check_numbers("neighbours", self.neighbours)
         _check_number("interval", self.interval, most=1)
-        if self.weight is not None:
-            _check_number("weight", self.weight, most=1)
+        if self.weight is not None and self.weight != "auto":
+            _check_number("weight", self.weight, most=10)
         _check_number("share", self.share, most=1)
         _check_numbers("seed", (self.seed,), least=0)
 

@@ -24,7 +24,7 @@ from anovl.engine.pipeline import Outcome
 from anovl.errors import ImageError, UsageError
 from anovl.methods.anovl import AnoVLMethod
 from anovl.methods.few_shot import chosen_layers, fused
-from anovl.methods.musc import LEAST, mutual_distances, rescored, standardized
+from anovl.methods.musc import LEAST, mutual_distances, rescored, settled_weight, standardized
 from anovl.metrics.spill import SpilledArray, SpillFile
 
 log = logging.getLogger(__name__)
@@ -181,7 +181,8 @@ def _scores(job: MutualJob, usable: Sequence[Encoded], stored: Sequence[Sequence
         whole = Scores(distance.flatten(1).amax(dim=1) / 2, distance / 2)
     else:
         text = Scores(*(torch.stack(part) for part in zip(*(one.scores[:2] for one in usable), strict=True)))
-        whole = fused(text, distance, settings.weight * method.logit_scale)
+        weight = settled_weight(distance) if settings.weight == "auto" else settings.weight
+        whole = fused(text, distance, weight * method.logit_scale)
     images = rescored(whole.image_score, torch.stack([one.class_token for one in usable]), settings)
     named = [one.scores.name_scores for one in usable]
     return [Scores(images[number], whole.patch_scores[number], name_scores=named[number]) for number in range(len(usable))]

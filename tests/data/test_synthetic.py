@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation
@@ -73,6 +75,52 @@ def test_severity_widens_and_deepens():
 
 
 @pytest.mark.parametrize(
+    ("name", "seed", "kind", "mean", "deviation"),
+    [
+        ("bracket", 3, None, [100.06, 116.45, 93.59], 20.97),
+        ("cable", 5, "missing part", [125.75, 128.25, 71.29], 42.05),
+        ("brushed metal", 3, "chip", [47.18, 60.37, 59.63], 11.72),
+        ("fabric", 4, "stain", [108.69, 90.52, 95.62], 31.89),
+        ("printed paper", 3, None, [119.07, 119.07, 119.07], 63.86),
+    ],
+)
+def test_a_seed_draws_what_it_always_did(name, seed, kind, mean, deviation):
+    """Data sets of earlier versions can be drawn again; colours, since bytes may round otherwise elsewhere."""
+    image = draw(name, seed, size=MIN_SIZE, defect=kind).image
+    assert image.mean(axis=(0, 1)) == pytest.approx(mean, abs=0.05)
+    assert image.std() == pytest.approx(deviation, abs=0.05)
+
+
+def look(image):
+    """Colours and how much they vary: the same for another piece of a material."""
+    return np.concatenate([image.mean(axis=(0, 1)), image.std(axis=(0, 1))])
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_pictures_of_a_line_are_alike_and_not_the_same(name):
+    lines = [[draw(name, seed, size=MIN_SIZE, line=line).image for seed in (1, 2)] for line in range(4)]
+    assert min(np.abs(one.astype(int) - two).mean() for one, two in lines) > 2
+    within = [np.abs(look(one) - look(two)).mean() for one, two in lines]
+    across = [np.abs(look(one[0]) - look(two[0])).mean() for one, two in combinations(lines, 2)]
+    assert np.mean(within) < 0.25 * np.mean(across)
+    assert np.array_equal(draw(name, 1, size=MIN_SIZE, line=0).image, lines[0][0])
+
+
+def test_a_line_keeps_its_ground_and_moves_its_part():
+    one, two = (draw("washer", seed, size=MIN_SIZE, line=2).image.astype(int) for seed in (1, 2))
+    changed = np.abs(one - two).max(axis=2)
+    assert np.median(changed[:8]) < 12 < np.percentile(changed, 98), "noise on the ground, edges that moved"
+
+
+@pytest.mark.parametrize("name", ["washer", "circuit board", "leather", "wood"])
+def test_defect_on_a_line_is_masked(name):
+    good, bad = draw(name, 8, line=5), draw(name, 8, defect="stain", line=5)
+    changed = np.abs(good.image.astype(int) - bad.image.astype(int)).max(axis=2)
+    assert (changed[~binary_dilation(bad.mask, iterations=4)] > 2).mean() < 0.0005
+    assert (changed[bad.mask] > 2).mean() > 0.8
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"class_name": "washr"}, "washer"),
@@ -81,6 +129,7 @@ def test_severity_widens_and_deepens():
         ({"size": 95}, "96 to 1024"),
         ({"size": 1025}, "96 to 1024"),
         ({"seed": -1}, "from 0"),
+        ({"line": -1}, "line: expected"),
         ({"severity": (0.5, 0.2)}, "severity"),
         ({"severity": (0.0, 1.5)}, "severity"),
     ],

@@ -19,7 +19,7 @@ from anovl import __version__
 from anovl.cli import app
 from anovl.data.sources import find_mask, iter_source
 from anovl.data.synthetic import CLASSES, draw
-from anovl.data.synthetic.layout import plan, write_dataset
+from anovl.data.synthetic.layout import line_of, plan, write_dataset
 from anovl.errors import UsageError
 
 COMMAND = [sys.executable, "-m", "anovl"]
@@ -100,6 +100,19 @@ def test_same_seed_same_bytes_in_any_number_of_processes(drawn, tmp_path):
     assert run(tmp_path / "other", *arguments, "--seed", 4, "--workers", 1).exit_code == 0
     before, other = digests(drawn), digests(tmp_path / "other")
     assert not {before[name] for name in before if "mask" not in name} & {other[name] for name in other if "mask" not in name}
+
+
+def test_one_line(drawn, tmp_path):
+    out, arguments = tmp_path / "line", ("--classes", "wood,bottle cap", "--per-class", 3, "--train-per-class", 1)
+    assert run(out, *arguments, "--seed", 3, *SMALL, "--one-line").exit_code == 0
+    record = json.loads((out / "dataset.json").read_text())
+    lines = {each["name"]: each["line"] for each in record["classes"]}
+    assert lines == {name: line_of(name, 3) for name in ("wood", "bottle cap")}
+    for row in record["files"]:
+        sample = draw(row["class_name"], row["seed"], size=96, defect=row["defect"], line=lines[row["class_name"]])
+        assert np.array_equal(Image.open(out / row["image_path"]), sample.image)
+    assert line_of("wood", 3) != line_of("wood", 4)
+    assert not {"line"} & json.loads((drawn / "dataset.json").read_text())["classes"][0].keys()
 
 
 def test_a_class_more_and_pictures_more_change_nothing_of_the_rest(drawn, tmp_path):

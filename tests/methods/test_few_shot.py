@@ -102,15 +102,17 @@ def test_scores_are_the_plain_definition(detector, fitted):
         kept = torch.cat([mean(one[1 + path]) for one in good])
         distance = distance + (1 - mean(paths[path]) @ kept.T).amin(dim=1) / 2
 
+    weight = fitted.bank.settings.weight
+
     def logit(tokens):
         cosine = F.normalize(tokens, dim=-1) @ text.T
         return scale * (cosine[..., 1] - cosine[..., 0])
 
     prediction = fitted.predict(drawn(9), "nut")
-    expected = torch.sigmoid(logit(paths[0]) + scale * 0.1 * distance).unflatten(0, encoder.grid)
+    expected = torch.sigmoid(logit(paths[0]) + scale * weight * distance).unflatten(0, encoder.grid)
     assert np.abs(prediction.patch_scores - expected.numpy()).max() < 1e-5
     assert prediction.pred_score == pytest.approx(
-        float(torch.sigmoid(logit(class_token) + scale * 0.1 * distance.max())), abs=1e-5
+        float(torch.sigmoid(logit(class_token) + scale * weight * distance.max())), abs=1e-5
     )
 
 
@@ -144,6 +146,24 @@ def test_bank_comes_back_from_its_file(detector, fitted, tmp_path):
     assert np.array_equal(again.anomaly_map, fitted.predict(drawn(9), "nut").anomaly_map)
     small = detector.fit([drawn(1)], "nut", settings=FewShot(share=0.5, layers=()))
     assert [len(kept) for kept in small.bank.tokens] == [round(len(fitted.bank.tokens[0]) / 6)]
+
+
+def test_alike_pictures_weigh_more(detector):
+    """By the mean distance of a patch to the nearest one of the other pictures, by the plain definition; 3 at most."""
+    pictures = unit(3, 5, 16), unit(3, 4, 8, seed=1)
+    apart = [
+        1 - max(float(path[i, m] @ path[j, k]) for j in range(3) if j != i for k in range(path.shape[1]))
+        for path in pictures
+        for i in range(3)
+        for m in range(path.shape[1])
+    ]
+    usual = (np.mean(apart[:15]) + np.mean(apart[15:])) / 2
+    features = [tuple(path[i] for path in pictures) for i in range(3)]
+    origin = detector.job("nut").origin
+    assert Bank.of(features, origin, FewShot()).settings.weight == pytest.approx(2e-4 / usual**2, rel=1e-3)
+    assert Bank.of(features, origin, FewShot(weight=0.7)).settings.weight == 0.7
+    assert Bank.of(features[:1] * 2, origin, FewShot()).settings.weight == pytest.approx(3.0)
+    assert Bank.of(features[:1], origin, FewShot()).settings.weight == 0.1
 
 
 def test_bank_of_something_else_is_refused(detector, fitted):
@@ -185,7 +205,8 @@ def test_what_cannot_be_fitted(detector):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"share": 0}, {"share": 1.5}, {"radius": 2}, {"weight": 0}, {"layers": (0,)}, {"layers": [1]}, {"seed": -1}]
+    "settings",
+    [{"share": 0}, {"share": 1.5}, {"radius": 2}, {"weight": 0}, {"weight": 11}, {"layers": (0,)}, {"layers": [1]}, {"seed": -1}],
 )
 def test_settings_out_of_range(settings):
     with pytest.raises(UsageError, match=next(iter(settings))):

@@ -12,7 +12,7 @@ from anovl import AnoVL
 from anovl.config import Mutual
 from anovl.errors import ImageNotFoundError, UsageError
 from anovl.methods import musc
-from anovl.methods.musc import mutual_distances, references, rescored, standardized
+from anovl.methods.musc import mutual_distances, references, rescored, settled_weight, standardized
 
 
 def drawn(seed, size=(70, 50)):
@@ -98,8 +98,10 @@ def test_whole_run_is_the_plain_definition(detector):
         cosine = F.normalize(tokens.double(), dim=-1) @ text.T
         return scale * (cosine[..., 1] - cosine[..., 0])
 
-    patches = torch.sigmoid(logit(local) + scale * 0.1 * distance)
-    scores = torch.sigmoid(logit(class_tokens) + scale * 0.1 * distance.amax(dim=1))
+    weight = 0.01 / float(distance.median()) ** 2
+    assert 0 < weight < 0.8
+    patches = torch.sigmoid(logit(local) + scale * weight * distance)
+    scores = torch.sigmoid(logit(class_tokens) + scale * weight * distance.amax(dim=1))
     scores = plain_rescored(scores, class_tokens, (1, 2, 3))
     for batch_size in (2, 5):
         found = list(detector.stream(images, "nut", batched=settings, batch_size=batch_size))
@@ -108,6 +110,11 @@ def test_whole_run_is_the_plain_definition(detector):
             assert prediction.pred_score == pytest.approx(float(scores[number]), abs=1e-5)
             assert prediction.anomaly_map.shape == (70, 50)
             assert not prediction.calibrated
+
+
+def test_alike_images_weigh_more():
+    assert settled_weight(torch.tensor([0.1, 0.2, 0.9])) == pytest.approx(0.25)
+    assert settled_weight(torch.zeros(3)) == 0.8
 
 
 def test_the_odd_one_out_scores_highest_without_text(detector):
@@ -144,7 +151,7 @@ def test_what_cannot_be_compared(detector):
     calibrated = detector.with_profile(detector.calibrate([drawn(1)], "nut"))
     with pytest.raises(UsageError, match="no profile holds"):
         list(calibrated.stream([drawn(0)], "nut", batched=True))
-    for settings in ({"radii": (2,)}, {"radii": ()}, {"neighbours": (0,)}, {"interval": 0}, {"weight": 2}, {"share": 0}):
+    for settings in ({"radii": (2,)}, {"radii": ()}, {"neighbours": (0,)}, {"interval": 0}, {"weight": 11}, {"share": 0}):
         with pytest.raises(UsageError, match=next(iter(settings))):
             Mutual(**settings)
 

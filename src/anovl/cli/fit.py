@@ -41,7 +41,10 @@ def fit(
             help="Block whose patches are kept too; repeat for more. Default one, two thirds up.", allow_from_autoenv=False
         ),
     ] = None,
-    weight: Annotated[float, typer.Option(help="Of the distance to what is kept, beside the words.")] = DEFAULTS.weight,
+    weight: Annotated[
+        float | None,
+        typer.Option(help="Of the distance to what is kept, beside the words; default by how alike the pictures are."),
+    ] = None,
     model: options.Model = DEFAULT_MODEL,
     arch: options.Arch = None,
     recipe: options.RecipeName = None,
@@ -66,7 +69,7 @@ def fit(
     exit code 3; the bank is written all the same.
     """
     del config
-    settings = FewShot(layers=tuple(sorted(layer)) if layer else None, weight=weight, share=share)
+    settings = FewShot(layers=tuple(sorted(layer)) if layer else None, weight="auto" if weight is None else weight, share=share)
     chosen = Chosen(
         model=model,
         class_name=class_name,

@@ -128,7 +128,7 @@ def _drawn(output: Path, per_class: int, categories: list[str] | None, *, train:
     names = sorted({one.replace("_", " ") for one in categories} if categories else CLASSES)
     root = output / DRAWN / (f"{per_class}-{train}-{'-'.join(names).replace(' ', '_')}" if categories else f"{per_class}-{train}")
     if not (root / RECORD).exists():
-        sizes = {"per_class": per_class, "train_per_class": train}
+        sizes: dict[str, Any] = {"per_class": per_class, "train_per_class": train}
         check_settings(root, names, seed=0, size=240, workers=1, **sizes)
         root.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=root.parent) as scratch:  # whole or not at all

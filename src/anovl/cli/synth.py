@@ -25,6 +25,9 @@ def synth(
     train_per_class: Annotated[int, typer.Option(help="Good pictures a class in train/good.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Another seed draws other pictures.", min=0)] = 0,
     size: Annotated[int, typer.Option(help="Pixels of a side, 96 to 1024.")] = 240,
+    one_line: Annotated[
+        bool, typer.Option("--one-line", help="All pictures of a class from one production line: one design, under one light.")
+    ] = False,
     workers: Annotated[int | None, typer.Option(help="Drawing processes; default one a core.", min=1)] = None,
 ) -> None:
     """Draw pictures of parts and surfaces with exact defect masks, in the layout of MVTec AD.
@@ -54,6 +57,7 @@ def synth(
                 seed=seed,
                 size=size,
                 train_per_class=train_per_class,
+                one_line=one_line,
                 workers=workers or max(1, min(cores(), total // PICTURES_A_PROCESS)),
                 version=__version__,
                 on_picture=count,

@@ -77,7 +77,7 @@ class AnoVLMethod:
         settings = self.bank.settings
         features = [averaged(path, settings.radius, self.encoder.grid) for path in tokens]
         distance = torch.stack(self.bank.distances(features)).mean(dim=0)
-        return fused(scores, distance.unflatten(1, self.encoder.grid), settings.weight * self.logit_scale)
+        return fused(scores, distance.unflatten(1, self.encoder.grid), float(settings.weight) * self.logit_scale)
 
     def with_bank(self, bank: Bank) -> AnoVLMethod:
         """The same method with a memory of good pictures, which is on the encoder's device."""

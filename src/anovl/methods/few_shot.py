@@ -34,6 +34,7 @@ FORMAT = "1"
 MOST_PICTURES = 64
 MEMORY = 64 * 1024**2  # bytes of cosines at once
 AGAIN = "make it with `anovl fit`"
+ONE_PICTURE, MOST, ALIKE = 0.1, 3.0, 2e-4  # weights; how they were chosen: docs/few_and_many.md
 _OF_TOKENS = ("interpolation", "decode", "attention", "layers")  # fields of a recipe that tokens depend on
 
 
@@ -43,7 +44,7 @@ class Bank:
 
     Attributes:
         tokens: for each path [K, D], fp32, of unit length: the local path, then the layers; of WinCLIP patches, then windows.
-        settings: that it was made with, the layers by their numbers.
+        settings: that it was made with, the layers by their numbers, the weight settled.
         pictures: how many good ones.
         origin: of the tokens: class, model, method, and what of the recipe matters to them; a bank holds for the same alone.
     """
@@ -72,6 +73,8 @@ class Bank:
         if not 1 <= len(features) <= MOST_PICTURES:
             raise UsageError(f"fit: expected 1 to {MOST_PICTURES} good pictures, got {len(features)}")
         paths = [unit(torch.cat(list(path))) for path in zip(*features, strict=True)]
+        if settings.weight == "auto":
+            settings = replace(settings, weight=settled_weight(paths, len(features)))
         kept = tuple(path[coreset(path, settings.share, settings.seed)] for path in paths)
         return cls(kept, settings, len(features), of_tokens(origin))
 
@@ -180,6 +183,26 @@ def nearest(queries: Tensor, kept: Tensor) -> Tensor:
     parts = [kept[start : start + rows].T for start in range(0, len(kept), rows)]
     best = [reduce(torch.maximum, (matmul(one, part).amax(dim=1) for part in parts)) for one in some]
     return torch.cat(best).view(queries.shape[:-1]).clamp(-1, 1)
+
+
+def settled_weight(paths: Sequence[Tensor], pictures: int) -> float:
+    """The weight of distances: the more alike good pictures are, the more does it say that a patch is far from them.
+
+    Args:
+        paths: tokens [N, D] of unit length, as many of each picture.
+        pictures: that they are of; one alone does not show how alike they are.
+
+    Returns:
+        0.0002 over the square of the mean distance of their patches to the nearest of the other pictures, at most 3; 0.1 for one
+    """
+    if pictures == 1:
+        return ONE_PICTURE
+    apart = []
+    for path in paths:
+        each = path.split(len(path) // pictures)
+        others = (torch.cat([*each[:index], *each[index + 1 :]]) for index in range(pictures))
+        apart += [1 - nearest(one, rest).mean() for one, rest in zip(each, others, strict=True)]
+    return min(MOST, ALIKE / max(float(torch.stack(apart).mean()), 1e-6) ** 2)
 
 
 def coreset(tokens: Tensor, share: float, seed: int) -> Tensor:

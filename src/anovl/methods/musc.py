@@ -21,6 +21,7 @@ from anovl.methods.few_shot import averaged, unit
 
 MEMORY = 256 * 1024**2  # bytes of distances at once
 LEAST = 2  # images
+MOST, ALIKE = 0.8, 0.01  # weights; how they were chosen: docs/few_and_many.md
 
 Read = Callable[[Sequence[int]], Tensor]  # numbers of images -> their tokens [n, M, D]
 
@@ -83,6 +84,11 @@ def _distances(vectors: Read, block: Sequence[int], against: Sequence[int]) -> T
         nearest.masked_fill_(itself.to(nearest.device), -math.inf)
         parts.append((2 - 2 * nearest).clamp(min=0).sqrt())
     return torch.cat(parts, dim=2)
+
+
+def settled_weight(distance: Tensor) -> float:
+    """The weight of distances beside the text: 0.01 over the square of their median, at most 0.8; alike images weigh more."""
+    return min(MOST, ALIKE / max(float(distance.median()), 1e-3) ** 2)
 
 
 def rescored(scores: Tensor, class_tokens: Tensor, settings: Mutual) -> Tensor:

@@ -5,6 +5,7 @@ Coordinates run from -1 to 1 over the picture, x to the right and y down, so tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +15,25 @@ from PIL import Image, ImageDraw
 from scipy import fft
 
 Field = NDArray[Any]  # float32 throughout
+
+
+class LineGenerator(np.random.Generator):
+    """Draws what all pictures of a line share from one key, and by `own` what differs from picture to picture from another."""
+
+    def __init__(self, shared: Sequence[int], own: Sequence[int]) -> None:
+        super().__init__(np.random.PCG64(shared))
+        self.own = np.random.default_rng(own)
+
+
+def slight(rng: np.random.Generator, spread: float) -> float:
+    """How far one picture of a line is from what the line shares, normal with this deviation; 0 where there is no line."""
+    return float(rng.own.normal(0, spread)) if isinstance(rng, LineGenerator) else 0.0
+
+
+def white(rng: np.random.Generator, *shape: int) -> Field:
+    """White noise, another in each picture of a line."""
+    own = rng.own if isinstance(rng, LineGenerator) else rng
+    return own.standard_normal(shape, dtype=np.float32)
 
 
 @lru_cache(maxsize=8)
@@ -43,7 +63,7 @@ def fractal(
     stretch: float = 1.0,
     angle: float = 0.0,
 ) -> Field:
-    """Gaussian noise with amplitude f ** -slope, mean 0 and standard deviation 1.
+    """Gaussian noise with amplitude f ** -slope, mean 0 and standard deviation 1; another in each picture of a line.
 
     Args:
         rng: where the numbers come from.
@@ -66,7 +86,8 @@ def fractal(
     if high is not None:
         inside &= power <= high * high
     amplitude = np.where(inside, np.maximum(power, 1e-6) ** np.float32(-slope / 2), 0).astype(np.float32)
-    own = np.random.default_rng(int(rng.integers(2**63)))  # what comes after does not depend on the size
+    source = rng.own if isinstance(rng, LineGenerator) else rng
+    own = np.random.default_rng(int(source.integers(2**63)))  # what comes after does not depend on the size
     spectrum = own.standard_normal((2, *amplitude.shape), dtype=np.float32)
     field: Field = fft.irfft2((spectrum[0] + 1j * spectrum[1]) * amplitude, s=(size, size))
     deviation = float(field.std())

@@ -27,7 +27,7 @@ RECORD = "dataset.json"
 _QUEUED = 4  # pictures a process has waiting for it
 
 
-Job = tuple[Path, "Planned", int, int]  # folder, what, seed and size of the data set
+Job = tuple[Path, "Planned", int, int, bool]  # folder, what, seed and size of the data set, whether a class is one line
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,11 @@ class Planned:
         return _mixed(dataset_seed, self.class_name, self.split, self.defect or "good", self.index)
 
 
+def line_of(class_name: str, seed: int) -> int:
+    """The line of a class in a data set of this seed, where a class is one line."""
+    return _mixed(seed, class_name, "line")
+
+
 def folder_name(name: str) -> str:
     """The folder of a class or a defect: "metal nut" is in metal_nut."""
     return name.replace(" ", "_")
@@ -91,6 +96,7 @@ def write_dataset(
     seed: int = 0,
     size: int = 240,
     train_per_class: int = 0,
+    one_line: bool = False,
     workers: int = 1,
     version: str | None = None,
     on_picture: Callable[[], None] = lambda: None,
@@ -106,6 +112,8 @@ def write_dataset(
         seed: a whole number from 0; the files depend on it, the class and the size alone.
         size: pixels of a side.
         train_per_class: good pictures a class to train on.
+        one_line: all pictures of a class show one production line (`draw`), which seed and class choose; dataset.json says
+            its number.
         workers: processes that draw; one draws here. With more, the caller's module must be importable, as
             always with `multiprocessing`.
         version: of anovl, for dataset.json.
@@ -123,7 +131,7 @@ def write_dataset(
         folder, classes, per_class=per_class, seed=seed, size=size, train_per_class=train_per_class, workers=workers
     )
     planned = [each for name in names for each in plan(name, per_class=per_class, seed=seed, train_per_class=train_per_class)]
-    jobs = ((folder, each, seed, size) for each in planned)
+    jobs = ((folder, each, seed, size, one_line) for each in planned)
     files: list[dict[str, Any]] = []
     workers = min(workers, len(planned))
     with closing(_here(jobs) if workers == 1 else _in_processes(jobs, workers)) as captions:
@@ -147,6 +155,7 @@ def write_dataset(
         "train_per_class": train_per_class,
         "classes": [
             {"name": name, "folder": folder_name(name), "kind": CLASSES[name].kind, "held_out": CLASSES[name].held_out}
+            | ({"line": line_of(name, seed)} if one_line else {})
             for name in names
         ],
         "files": files,
@@ -205,8 +214,9 @@ def _mixed(*parts: object) -> int:
 
 def _write(job: Job) -> str:
     """Draw a picture, write it and its mask; its caption."""
-    folder, planned, seed, size = job
-    sample = draw(planned.class_name, planned.seed(seed), size=size, defect=planned.defect)
+    folder, planned, seed, size, one_line = job
+    line = line_of(planned.class_name, seed) if one_line else None
+    sample = draw(planned.class_name, planned.seed(seed), size=size, defect=planned.defect, line=line)
     if planned.mask_path is not None:
         _save(Image.fromarray(sample.mask).convert("L"), folder / planned.mask_path)
     _save(Image.fromarray(sample.image), folder / planned.image_path)

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 
 from anovl.core.prompts import article
 from anovl.data.synthetic.defects import SURFACE_DEFECTS, Spot
-from anovl.data.synthetic.fields import Field, blob, fractal, grid, mix
+from anovl.data.synthetic.fields import Field, LineGenerator, blob, fractal, grid, mix, slight, white
 from anovl.data.synthetic.objects import OBJECTS
 from anovl.data.synthetic.shapes import Part, compose, grain
 from anovl.data.synthetic.textures import TEXTURES, Surface, palette
@@ -86,7 +86,13 @@ CLASSES: dict[str, ClassInfo] = _classes()
 
 
 def draw(
-    class_name: str, seed: int, *, size: int = 240, defect: str | None = None, severity: tuple[float, float] = (0.0, 1.0)
+    class_name: str,
+    seed: int,
+    *,
+    size: int = 240,
+    defect: str | None = None,
+    severity: tuple[float, float] = (0.0, 1.0),
+    line: int | None = None,
 ) -> Sample:
     """Draw one picture; it depends on the arguments alone.
 
@@ -99,9 +105,12 @@ def draw(
         defect: a kind from the class's defects; None draws a good one.
         severity: range that its plainness and its area are drawn from, 0 (barely visible, 0.05 % of the picture) to
             1 (gross, up to 20 %).
+        line: a whole number from 0 that design, material, colours, ground, light and camera are drawn from, as on a production
+            line; the seed says where the part lies, or which piece of the material it is, and draws slight changes of light,
+            grain, noise and the defect. None draws all from the seed.
 
     Raises:
-        UsageError: no such class or defect, or the size, seed or severity is out of range.
+        UsageError: no such class or defect, or the size, seed, severity or line is out of range.
     """
     if class_name not in CLASSES:
         raise UsageError(suggest("class", class_name, CLASSES))
@@ -112,19 +121,25 @@ def draw(
         raise UsageError(f"size: expected {MIN_SIZE} to {MAX_SIZE} pixels, got {size}")
     if seed < 0:
         raise UsageError(f"seed: expected a whole number from 0, got {seed}")
+    if line is not None and line < 0:
+        raise UsageError(f"line: expected a whole number from 0, or None, got {line}")
     if not 0 <= severity[0] <= severity[1] <= 1:
         raise UsageError(f"severity: expected (least, most) between 0 and 1, got {severity}")
     for attempt in range(_ATTEMPTS):
-        sample = _draw(info, seed, size, defect, severity, attempt)
+        sample = _draw(info, seed, size, defect, severity, line, attempt)
         if defect is None or sample.mask.mean() >= SMALLEST:
             break
     return sample
 
 
-def _draw(info: ClassInfo, seed: int, size: int, defect: str | None, severity: tuple[float, float], attempt: int) -> Sample:
+def _draw(
+    info: ClassInfo, seed: int, size: int, defect: str | None, severity: tuple[float, float], line: int | None, attempt: int
+) -> Sample:
     """One try: a defect can come out smaller than counts, or hide behind another part."""
     key = int.from_bytes(hashlib.sha256(info.name.encode()).digest()[:8])
     body, camera, flaw = (np.random.default_rng([key, seed, stream]) for stream in (0, 1, 2 + attempt))
+    if line is not None:
+        body, camera = (LineGenerator([key, line, stream], [key, seed, 2 + _ATTEMPTS + stream]) for stream in (0, 1))
     if info.kind == "texture":
         surface = TEXTURES[info.name](body, size)
         if rotate := int(body.integers(4)):
@@ -132,7 +147,7 @@ def _draw(info: ClassInfo, seed: int, size: int, defect: str | None, severity: t
         mask = np.zeros((size, size), dtype=np.float32)
     else:
         surface, mask = _thing(info.name, body, flaw, size, defect)
-    ground = _ground(body, size)
+    ground = _ground(np.random.Generator(body.bit_generator), size)  # the same in all pictures of a line
     if defect in SURFACE_DEFECTS:
         silhouette = surface.alpha
         mask = SURFACE_DEFECTS[defect](flaw, surface, _spot(flaw, silhouette, severity)) * silhouette
@@ -158,7 +173,9 @@ def _thing(
     scale = body.uniform(0.55, 0.92)
     turn = body.uniform(0, 2 * np.pi) if body.random() < 0.6 else body.normal(0, 0.08)
     slack = max(0.0, 0.95 - scale) * 0.7
-    dx, dy = x - np.float32(body.uniform(-slack, slack)), y - np.float32(body.uniform(-slack, slack))
+    turn += slight(body, 0.04)
+    cx, cy = (body.uniform(-slack, slack) + slight(body, 0.02) for _ in range(2))
+    dx, dy = x - np.float32(cx), y - np.float32(cy)
     squeeze = np.float32(body.uniform(0.94, 1.06))
     c, s = np.float32(np.cos(turn) / scale), np.float32(np.sin(turn) / scale)
     u, v = (dx * c + dy * s) * squeeze, (dy * c - dx * s) / squeeze
@@ -285,7 +302,7 @@ def _light(rng: np.random.Generator, surface: Surface) -> Field:
     """The lit surface, [S, S, 3]: ambient, one lamp, a highlight, an uneven field."""
     size = surface.alpha.shape[0]
     dy, dx = np.gradient(surface.height * np.float32(size / 2))
-    side, tilt = rng.uniform(0, 2 * np.pi), rng.uniform(0.35, 1.0)
+    side, tilt = rng.uniform(0, 2 * np.pi) + slight(rng, 0.05), rng.uniform(0.35, 1.0)
     lx, ly, lz = (np.float32(value) for value in (np.cos(side) * tilt, np.sin(side) * tilt, 1.0))
     norm = 1 / np.sqrt(1 + dx * dx + dy * dy)
     facing = (lz - dx * lx - dy * ly) * norm / np.float32(np.hypot(1, tilt))
@@ -293,7 +310,8 @@ def _light(rng: np.random.Generator, surface: Surface) -> Field:
     flat = 1 / np.hypot(1, tilt)  # what a level surface gets
     shade = ambient + (1 - ambient) * np.maximum(facing, 0) / np.float32(flat)
     x, y = grid(size)
-    field = 1 + (x * np.float32(rng.normal(0, 0.1)) + y * np.float32(rng.normal(0, 0.1)))
+    fall_x, fall_y = (rng.normal(0, 0.1) + slight(rng, 0.01) for _ in range(2))
+    field = 1 + (x * np.float32(fall_x) + y * np.float32(fall_y))
     lit = surface.albedo * (shade * field)[..., None]
     if surface.gloss > 0:
         half = norm * (1 - dx * lx / 2 - dy * ly / 2) / np.float32(np.hypot(1, tilt / 2))
@@ -318,7 +336,7 @@ def _photograph(rng: np.random.Generator, lit: Field, alpha: Field, ground: Fiel
         picture = mix(ground * (1 - np.float32(deep) * shade)[..., None], lit, alpha)
     else:
         picture = lit
-    gain, cast = rng.uniform(0.6, 1.25), rng.normal(1, 0.04, 3)
+    gain, cast = rng.uniform(0.6, 1.25) + slight(rng, 0.02), rng.normal(1, 0.04, 3)
     x, y = grid(size)
     vignette = 1 - (x * x + y * y) * np.float32(rng.uniform(0, 0.2))
     picture = picture * (vignette[..., None] * (gain * cast).astype(np.float32))
@@ -327,5 +345,5 @@ def _photograph(rng: np.random.Generator, lit: Field, alpha: Field, ground: Fiel
     blur = rng.uniform(0, 0.003) * size
     if blur > 0.3:
         picture = gaussian_filter(picture, (blur, blur, 0), truncate=2.5)
-    noise = rng.standard_normal((size, size, 1), dtype=np.float32) * np.float32(rng.uniform(0, 0.025))
+    noise = white(rng, size, size, 1) * np.float32(rng.uniform(0, 0.025))
     return np.clip((picture + noise) * 255 + np.float32(0.5), 0, 255).astype(np.uint8)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anovl.data.synthetic.fields import Field, fractal, grid, mix, step
+from anovl.data.synthetic.fields import Field, fractal, grid, mix, slight, step, white
 
 
 @dataclass
@@ -47,8 +47,11 @@ def _flat(albedo: Field, height: Field | None = None, gloss: float = 0.0) -> Sur
     return Surface(albedo, np.zeros_like(ones) if height is None else height.astype(np.float32), ones, gloss)
 
 
-def waves(size: int, cycles: float, angle: float, phase: float = 0.0, bend: Field | float = 0.0) -> Field:
-    """A sine across the picture, -1 to 1; `bend` shifts it, in picture coordinates."""
+def waves(
+    rng: np.random.Generator, size: int, cycles: float, angle: float, phase: float = 0.0, bend: Field | float = 0.0
+) -> Field:
+    """A sine across the picture, -1 to 1; `bend` shifts it, in picture coordinates; anywhere in each picture of a line."""
+    phase += slight(rng, 2 * np.pi)
     x, y = grid(size)
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return np.sin((x * c + y * s + bend) * np.float32(np.pi * cycles) + np.float32(phase)).astype(np.float32)
@@ -63,7 +66,7 @@ def brushed_metal(rng: np.random.Generator, size: int) -> Surface:
     cloud = fractal(rng, size, 2.0)
     peaks = np.maximum(fine, 0) ** 2 * rng.uniform(0, 0.06)
     light = 1 + fine * rng.uniform(0.03, 0.16) + bands * rng.uniform(0, 0.15) + cloud * rng.uniform(0, 0.15) + peaks
-    grain = rng.standard_normal((size, size), dtype=np.float32) * np.float32(rng.uniform(0, 0.06))
+    grain = white(rng, size, size) * np.float32(rng.uniform(0, 0.06))
     return _flat(tint(colour, light + grain), fine * np.float32(0.0004), rng.uniform(0.1, 0.5))
 
 
@@ -73,7 +76,7 @@ def wood(rng: np.random.Generator, size: int) -> Surface:
     dark = palette(rng, (0.4, 0.24, 0.12), (0.5, 0.34, 0.2), (0.3, 0.18, 0.1))
     light = np.clip(dark * np.float32(rng.uniform(1.3, 1.9)), 0, 0.95)
     bend = fractal(rng, size, 2.2, stretch=3, angle=angle) * np.float32(rng.uniform(0.02, 0.1))
-    rings = waves(size, rng.uniform(4, 14), angle + np.pi / 2, rng.uniform(0, 6), bend)
+    rings = waves(rng, size, rng.uniform(4, 14), angle + np.pi / 2, rng.uniform(0, 6), bend)
     pores = fractal(rng, size, 0.6, stretch=rng.uniform(10, 30), angle=angle)
     amount = np.clip(0.5 + 0.35 * rings + 0.2 * pores * rng.uniform(0.4, 1.2), 0, 1).astype(np.float32)
     albedo = mix(np.broadcast_to(dark, (size, size, 3)), np.broadcast_to(light, (size, size, 3)), amount)
@@ -107,7 +110,7 @@ def carpet(rng: np.random.Generator, size: int) -> Surface:
     colour = palette(rng, (0.45, 0.44, 0.43), (0.3, 0.3, 0.35), (0.5, 0.42, 0.33), (0.25, 0.35, 0.3), (0.5, 0.25, 0.22))
     cycles, angle = rng.uniform(18, 36), rng.normal(0, 0.1)
     bend = fractal(rng, size, 1.8) * np.float32(0.012)
-    loops = waves(size, cycles, angle, 0, bend) * waves(size, cycles * rng.uniform(0.6, 1), angle + np.pi / 2, 0, bend)
+    loops = waves(rng, size, cycles, angle, 0, bend) * waves(rng, size, cycles * rng.uniform(0.6, 1), angle + np.pi / 2, 0, bend)
     fluff = fractal(rng, size, 0.5, low=8)
     light = 1 + loops * rng.uniform(0.12, 0.35) + fluff * rng.uniform(0.1, 0.22)
     return _flat(tint(colour, light), (loops + fluff) * np.float32(0.0015))
@@ -118,10 +121,10 @@ def fabric(rng: np.random.Generator, size: int) -> Surface:
     a, b = palette(rng, (0.75, 0.73, 0.68), (0.25, 0.32, 0.5), (0.6, 0.2, 0.2)), palette(rng, (0.8, 0.8, 0.78), (0.2, 0.2, 0.22))
     cycles, angle, lean = rng.uniform(16, 44), rng.normal(0, 0.12), rng.choice([0.0, np.pi / 4])
     bend = fractal(rng, size, 2.0) * np.float32(0.01)
-    warp, weft = waves(size, cycles, angle + lean, 0, bend), waves(size, cycles, angle + lean + np.pi / 2, 0, bend)
+    warp, weft = waves(rng, size, cycles, angle + lean, 0, bend), waves(rng, size, cycles, angle + lean + np.pi / 2, 0, bend)
     over = (warp * weft > 0).astype(np.float32)
     sheen = np.where(over > 0, np.abs(warp), np.abs(weft))
-    check = step(-0.2, 0.2, waves(size, rng.uniform(2, 6), angle, 0, bend)) if rng.random() < 0.35 else np.float32(0)
+    check = step(-0.2, 0.2, waves(rng, size, rng.uniform(2, 6), angle, 0, bend)) if rng.random() < 0.35 else np.float32(0)
     albedo = mix(np.broadcast_to(a, (size, size, 3)), b, np.clip(over * rng.uniform(0.1, 0.5) + check * 0.5, 0, 1))
     thread = fractal(rng, size, 0.5, low=6)
     albedo = np.clip(albedo * (0.7 + 0.3 * sheen + thread * 0.06)[..., None], 0, 1).astype(np.float32)
@@ -136,7 +139,10 @@ def wire_mesh(rng: np.random.Generator, size: int) -> Surface:
         palette(rng, (0.15, 0.15, 0.16), (0.85, 0.85, 0.85)),
     )
     bend = fractal(rng, size, 2.2) * np.float32(0.006)
-    one, two = waves(size, cycles, angle, 0, bend), waves(size, cycles * rng.uniform(0.7, 1), angle + np.pi / 2, 0, bend)
+    one, two = (
+        waves(rng, size, cycles, angle, 0, bend),
+        waves(rng, size, cycles * rng.uniform(0.7, 1), angle + np.pi / 2, 0, bend),
+    )
     thin = rng.uniform(0.55, 0.85)
     lines = np.maximum(step(thin, thin + 0.2, one), step(thin, thin + 0.2, two))
     shade = 1 + fractal(rng, size, 0.8) * np.float32(0.06)
@@ -173,7 +179,7 @@ def printed_paper(rng: np.random.Generator, size: int) -> Surface:
         palette(rng, (0.2, 0.3, 0.6), (0.65, 0.2, 0.25), (0.15, 0.4, 0.3), (0.2, 0.2, 0.2)),
     )
     cycles, angle = rng.uniform(5, 18), rng.choice([0.0, np.pi / 4]) + rng.normal(0, 0.04)
-    one, two = waves(size, cycles, angle), waves(size, cycles, angle + np.pi / 2)
+    one, two = waves(rng, size, cycles, angle), waves(rng, size, cycles, angle + np.pi / 2)
     pattern = (one * two, one, np.minimum(one, two), one + two)[int(rng.integers(4))]
     shape = step(-0.15, 0.15, pattern - np.float32(rng.uniform(-0.2, 0.4)))
     albedo = mix(tint(paper, 1 + fractal(rng, size, 0.6) * np.float32(0.02)), ink, shape * np.float32(rng.uniform(0.5, 1)))
@@ -194,7 +200,7 @@ def rubber_mat(rng: np.random.Generator, size: int) -> Surface:
     """Ribbed or studded rubber."""
     colour = palette(rng, (0.13, 0.13, 0.14), (0.3, 0.3, 0.32), (0.2, 0.25, 0.2), (0.35, 0.15, 0.12), spread=0.02)
     cycles, angle = rng.uniform(5, 13), rng.choice([0.0, np.pi / 4, np.pi / 2]) + rng.normal(0, 0.05)
-    one, two = waves(size, cycles, angle), waves(size, cycles, angle + np.pi / 2)
+    one, two = waves(rng, size, cycles, angle), waves(rng, size, cycles, angle + np.pi / 2)
     raised = step(-0.2, 0.3, one if rng.random() < 0.5 else one * two)
     light = 1 + raised * np.float32(0.25) + fractal(rng, size, 0.6) * np.float32(0.08)
     return _flat(tint(colour, light), raised * np.float32(0.012), rng.uniform(0.05, 0.3))
