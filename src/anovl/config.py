@@ -140,7 +140,8 @@ class Mutual:
         layers: as of `FewShot`.
         radii: sides of the neighbourhoods that are averaged around each patch, odd numbers of patches.
         interval: the share of the other images, the nearest ones, that a patch's distance is the mean over.
-        neighbours: numbers of images, itself among them, that an image's score is averaged over; (1,) leaves it as it is.
+        neighbours: numbers of images, itself among them, that an image's score is averaged over; (1,) leaves it as it is. None
+            is (1, 2, 3) without the text, as in MuSc, and (1,) beside it, where averaging was no gain.
         weight: as of `FewShot`, "auto" by how alike the images are (`musc.settled_weight`); None leaves the text out, as in MuSc.
         share: of the images that each is compared with, above 0 and at most 1; fewer than all are drawn at random.
         seed: of that draw.
@@ -149,23 +150,30 @@ class Mutual:
     layers: tuple[int, ...] | None = None
     radii: tuple[int, ...] = (1, 3, 5)
     interval: float = 0.3
-    neighbours: tuple[int, ...] = (1, 2, 3)
+    neighbours: tuple[int, ...] | None = None
     weight: float | Literal["auto"] | None = "auto"
     share: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         _check_numbers("layers", () if self.layers is None else self.layers)
-        for name in ("radii", "neighbours"):
-            if not getattr(self, name):
+        for name, numbers in (("radii", self.radii), ("neighbours", self.averaged_over)):
+            if not numbers:
                 raise UsageError(f"{name}: expected at least one number")
         _check_numbers("radii", self.radii, odd=True)
-        _check_numbers("neighbours", self.neighbours)
+        _check_numbers("neighbours", self.averaged_over)
         _check_number("interval", self.interval, most=1)
         if self.weight is not None and self.weight != "auto":
             _check_number("weight", self.weight, most=10)
         _check_number("share", self.share, most=1)
         _check_numbers("seed", (self.seed,), least=0)
+
+    @property
+    def averaged_over(self) -> tuple[int, ...]:
+        """`neighbours`, with what None is."""
+        if self.neighbours is None:
+            return (1, 2, 3) if self.weight is None else (1,)
+        return self.neighbours
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,7 @@ def test_whole_run_is_the_plain_definition(detector):
     with torch.inference_mode():
         pixels = torch.stack([detector.preprocess(Image.fromarray(one)) for one in images])
         class_tokens, local, (deep,) = encoder.encode_layers(pixels, [round(encoder.depth * 2 / 3)])
-    settings = Mutual(radii=(1, 3))
+    settings = Mutual(radii=(1, 3), neighbours=(1, 2, 3))
     distance = sum(plain_distances(standardized(path), encoder.grid, settings) for path in (local, deep)) / 2
 
     def logit(tokens):
@@ -110,6 +110,12 @@ def test_whole_run_is_the_plain_definition(detector):
             assert prediction.pred_score == pytest.approx(float(scores[number]), abs=1e-5)
             assert prediction.anomaly_map.shape == (70, 50)
             assert not prediction.calibrated
+
+
+def test_images_are_averaged_without_text_alone():
+    assert Mutual().averaged_over == (1,)
+    assert Mutual(weight=None).averaged_over == (1, 2, 3)
+    assert Mutual(neighbours=(2,)).averaged_over == Mutual(weight=None, neighbours=(2,)).averaged_over == (2,)
 
 
 def test_alike_images_weigh_more():

@@ -106,12 +106,12 @@ def rescored(scores: Tensor, class_tokens: Tensor, settings: Mutual) -> Tensor:
         [N]
     """
     tokens = unit(class_tokens)
-    most = min(max(settings.neighbours), len(scores))
+    most = min(max(settings.averaged_over), len(scores))
     found = []
     for block in _blocks(range(len(scores)), MEMORY // (8 * len(scores))):
         weights, images = (tokens[list(block)] @ tokens.T).clamp(min=0).topk(most, dim=1)
         sums = (weights * scores[images]).cumsum(dim=1) / weights.cumsum(dim=1)
-        found.append(torch.stack([sums[:, min(number, most) - 1] for number in settings.neighbours]).mean(dim=0))
+        found.append(torch.stack([sums[:, min(number, most) - 1] for number in settings.averaged_over]).mean(dim=0))
     return torch.cat(found)
 
 
