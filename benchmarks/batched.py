@@ -1,9 +1,9 @@
-"""Images that score each other: CPU time an image and peak memory, for some numbers of images, beside each image alone.
+"""Images that score each other: time an image and peak memory, for some numbers of images, beside each image alone.
 
     python benchmarks/batched.py [--runs 1000:1 5000:0.2 --size 96 --model mini]
 
 A run is COUNT:SHARE, SHARE of the images each is compared with, in a process of its own. Pictures are parts of drawn ones with
-noise of their own, in files, since what a source holds in memory is not the method's. CPU time, of all threads, so that other programs count less. What costs grows with COUNT times SHARE for
+noise of their own, in files, since what a source holds in memory is not the method's. What costs grows with COUNT times SHARE for
 each image; memory with COUNT times SHARE alone, in blocks.
 """
 
@@ -48,14 +48,14 @@ def measure(folder: str, model: str, size: int, share: float) -> None:
     alone = pictures[: min(500, len(pictures))]
     options: dict[str, Any] = {"class_name": "washer", "output_size": "input", "batch_size": 32}
     list(detector.stream(pictures[:32], **options))  # text features, warm
-    began = time.process_time()
+    began = time.perf_counter()
     for _ in detector.stream(alone, **options):
         pass
-    each = (time.process_time() - began) / len(alone)
+    each = (time.perf_counter() - began) / len(alone)
     before = peak()
-    began = time.process_time()
+    began = time.perf_counter()
     scores = [one.pred_score for one in detector.stream(pictures, batched=Mutual(share=share), **options)]
-    spent = (time.process_time() - began) / len(pictures)
+    spent = (time.perf_counter() - began) / len(pictures)
     patches = detector.method.encoder.grid[0] * detector.method.encoder.grid[1]
     print(
         json.dumps({"alone": each, "batched": spent, "before": before, "peak": peak(), "patches": patches, "scores": len(scores)})
@@ -88,7 +88,7 @@ def main() -> None:
         found = json.loads(answer.stdout.splitlines()[-1])
         print(f"{options.model}, {count} images of {found['patches']} patches, each compared with {float(share):.0%} of them")
         print(
-            f"  {1000 * found['batched']:.1f} ms of CPU an image, alone {1000 * found['alone']:.1f} ms: "
+            f"  {1000 * found['batched']:.1f} ms an image, alone {1000 * found['alone']:.1f} ms: "
             f"{found['batched'] / found['alone']:.1f} times"
         )
         print(f"  peak memory {found['peak'] / 1e6:.0f} MB, before the run {found['before'] / 1e6:.0f} MB")

@@ -84,8 +84,8 @@ def main() -> None:
         one = draw(root / "one", 1, 128, ".png")
         kinds, large = {}, one
         if given.only != "scaling":
-            kinds["1024 px, overlays"] = (draw(root / "1024px", given.images, 1024, ".jpg"), "overlay")
-            kinds["128 px, nothing saved"] = (draw(root / "128px", given.images, 128, ".png"), "none")
+            kinds["1024 px, overlays"] = (draw(root / f"{given.images} of 1024px", given.images, 1024, ".jpg"), "overlay")
+            kinds["128 px, nothing saved"] = (draw(root / f"{given.images} of 128px", given.images, 128, ".png"), "none")
         if given.only != "overhead":
             large = draw(root / f"{given.large} large", given.large, 3000, ".png")
         costs: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
