@@ -16,6 +16,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -124,7 +125,10 @@ def main() -> None:
         root, folder = options.folder / "drawn" / part, options.folder / "scores" / part
         sizes = {"per_class": options.per_class, "train_per_class": max(SHOTS), "seed": options.seed, "size": options.size}
         if not (root / RECORD).exists():
-            write_dataset(root, names, one_line=part == "lines", **sizes)
+            root.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=root.parent) as scratch:  # whole or not at all
+                write_dataset(Path(scratch, part), names, one_line=part == "lines", **sizes)
+                Path(scratch, part).replace(root)
         dataset, variants = load("synthetic", root), rows(detector, SHOTS, options.size // 2)
         done = evaluate(variants, dataset, resolution="original", folder=folder, resume=True)
         table(f"{PARTS[part]}, {len(dataset.categories)} x {options.per_class}", by_class(done))

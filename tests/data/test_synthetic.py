@@ -120,6 +120,18 @@ def test_defect_on_a_line_is_masked(name):
     assert (changed[bad.mask] > 2).mean() > 0.8
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_defect_leaves_the_rest_of_a_lines_picture_alone(name):
+    """Light, camera and sheen are the line's, whatever the defect: away from the mask and its shadow nothing changes."""
+    for seed in (1, 2):
+        good = draw(name, seed, size=MIN_SIZE, line=seed).image.astype(int)
+        for kind in CLASSES[name].defects:
+            bad = draw(name, seed, size=MIN_SIZE, line=seed, defect=kind)
+            changed = np.abs(good - bad.image).max(axis=2)[~binary_dilation(bad.mask, iterations=6)]
+            assert np.percentile(changed, 80) <= 1, kind
+            assert changed.mean() < 1, kind
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -132,7 +132,7 @@ def dent(rng: np.random.Generator, surface: Surface, spot: Spot) -> Field:
     dip = np.clip(1 - away * away, 0, 1) ** 2
     deep = radius * (0.12 + 0.4 * spot.strength) * rng.choice([-1, 1], p=[0.7, 0.3])
     surface.height = (surface.height + dip * np.float32(deep)).astype(np.float32)
-    surface.gloss = max(surface.gloss, 0.25)
+    surface.gloss = np.maximum(surface.gloss, 0.25)
     tone = 1 + dip * np.float32(rng.uniform(-0.3, 0.1) * (0.3 + spot.strength))
     surface.albedo = np.clip(surface.albedo * tone[..., None], 0, 1).astype(np.float32)
     return step(0.97, 0.9, away.astype(np.float32))

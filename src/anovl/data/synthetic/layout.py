@@ -109,7 +109,7 @@ def write_dataset(
         folder: where; new or empty.
         classes: names from `CLASSES`, "_" for " " allowed; None for all.
         per_class: test pictures a class, half of them defective, one more good where the number is odd.
-        seed: a whole number from 0; the files depend on it, the class and the size alone.
+        seed: a whole number from 0; the files depend on it, the class, the size and `one_line` alone.
         size: pixels of a side.
         train_per_class: good pictures a class to train on.
         one_line: all pictures of a class show one production line (`draw`), which seed and class choose; dataset.json says

@@ -149,8 +149,10 @@ def _draw(
         surface, mask = _thing(info.name, body, flaw, size, defect)
     ground = _ground(np.random.Generator(body.bit_generator), size)  # the same in all pictures of a line
     if defect in SURFACE_DEFECTS:
-        silhouette = surface.alpha
+        silhouette, gloss = surface.alpha, surface.gloss
         mask = SURFACE_DEFECTS[defect](flaw, surface, _spot(flaw, silhouette, severity)) * silhouette
+        if line is not None:  # the rest shines as the line does
+            surface.gloss = gloss + mask * np.float32(surface.gloss - gloss)
     elif defect == "chip":
         mask = _chip(flaw, surface)
     picture = _photograph(camera, _light(camera, surface), surface.alpha, ground)
@@ -313,14 +315,14 @@ def _light(rng: np.random.Generator, surface: Surface) -> Field:
     fall_x, fall_y = (rng.normal(0, 0.1) + slight(rng, 0.01) for _ in range(2))
     field = 1 + (x * np.float32(fall_x) + y * np.float32(fall_y))
     lit = surface.albedo * (shade * field)[..., None]
-    if surface.gloss > 0:
+    if isinstance(rng, LineGenerator) or surface.gloss > 0:  # on a line no defect changes what is drawn after this
         half = norm * (1 - dx * lx / 2 - dy * ly / 2) / np.float32(np.hypot(1, tilt / 2))
         shine = np.clip(half, 0, 1)
         shine = shine * shine
         shine = shine * shine
         shine = shine * shine * shine * shine  # the 16th power
         level = np.float32(1 / np.hypot(1, tilt / 2)) ** 16
-        lit = lit + ((shine - level) * np.float32(surface.gloss * rng.uniform(0.3, 0.9)))[..., None]
+        lit = lit + ((shine - level) * np.asarray(surface.gloss * rng.uniform(0.3, 0.9), dtype=np.float32))[..., None]
     return np.clip(lit, 0, 1.2).astype(np.float32)
 
 

@@ -21,13 +21,13 @@ class Surface:
         albedo: [S, S, 3], 0 to 1.
         height: [S, S], in picture widths.
         alpha: [S, S], 1 where the thing is and 0 where the background shows.
-        gloss: strength of the highlight, 0 (cloth) to 1 (polished).
+        gloss: strength of the highlight, 0 (cloth) to 1 (polished); [S, S] where it differs from place to place.
     """
 
     albedo: Field
     height: Field
     alpha: Field
-    gloss: float
+    gloss: float | Field
 
 
 def palette(rng: np.random.Generator, *colours: tuple[float, float, float], spread: float = 0.06) -> Field:
