@@ -21,28 +21,33 @@ def file_system(url: str) -> tuple[Any, str]:
     """The file system of an address and the path in it; a path of this machine is one of its own.
 
     Raises:
-        UsageError: an unknown scheme, or memory://, which no other process sees.
+        UsageError: an unknown scheme, or an address that it does not know.
         MissingExtraError: the scheme's package is not installed.
     """
     require_extra("fsspec", "ray", "an address")
     import fsspec
-    from fsspec.config import conf
     from fsspec.core import url_to_fs
 
     scheme = url.partition("://")[0] if is_address(url) else "file"
     known = fsspec.available_protocols()
     if scheme not in known:
         raise UsageError(f"{url}: {suggest('scheme', scheme, known)}")
-    more: dict[str, Any] = {}
-    if scheme in ("s3", "s3a"):  # botocore's pool holds 10
-        more = {"config_kwargs": {"max_pool_connections": AT_ONCE, **conf.get("s3", {}).get("config_kwargs", {})}}
     try:
-        found, path = url_to_fs(url, **more)
+        found, path = url_to_fs(url, **_options(scheme))
     except ImportError as exc:
         raise MissingExtraError(f"{url}: {exc}") from exc
     except ValueError as exc:
         raise UsageError(f"{url}: not an address ({exc})") from exc
     return found, path
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    """What a file system is opened with, beside the user's fsspec settings."""
+    from fsspec.config import conf
+
+    if scheme not in ("s3", "s3a"):
+        return {}
+    return {"config_kwargs": {"max_pool_connections": AT_ONCE, **conf.get("s3", {}).get("config_kwargs", {})}}  # botocore's 10
 
 
 def path_of(name: str | Path) -> Path:
@@ -57,7 +62,7 @@ def path_of(name: str | Path) -> Path:
     from upath import UPath
 
     file_system(name)
-    return cast("Path", UPath(name))
+    return cast("Path", UPath(name, **_options(name.partition("://")[0])))
 
 
 def is_local(path: object) -> bool:

@@ -21,11 +21,12 @@ class Bucket:
 
     def clear(self, *, gate=None):
         """Forget what was asked for; requests now wait at the gate, a barrier."""
-        self.asked, self.most, self._now, self._gate = [], 0, 0, gate
+        self.asked, self.ranges, self.most, self._now, self._gate = [], [], 0, 0, gate
 
     def _answer(self, environ, start_response):
         with self._lock:
             self.asked.append((environ["REQUEST_METHOD"], environ["PATH_INFO"]))
+            self.ranges.append(environ.get("HTTP_RANGE"))
             self._now += 1
             self.most = max(self.most, self._now)
         try:

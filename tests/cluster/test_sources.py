@@ -4,7 +4,9 @@ import io
 import json
 import sys
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -12,11 +14,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from anovl.addresses import file_system, path_of
 from anovl.cli import app
 from anovl.cluster.output import Output, left, shards_of
 from anovl.cluster.sources import Remote, items_of, reads
 from anovl.cluster.stages import Decode, Write, data_of, row
 from anovl.cluster.storage import Folder
+from anovl.data.datasets import load
 from anovl.data.images import ImageLimits, load_sized_image
 from anovl.engine.pipeline import Outcome
 from anovl.errors import ImageError, OutputError, UsageError
@@ -79,6 +83,9 @@ def test_a_parquet_file_holds_images(tmp_path):
     assert [read(item.image) for item in items[:3]] == [png(8), png(9), png(10)]
     with pytest.raises(ImageError, match="expected bytes"):
         read(items[3].image)
+    (shard,), _ = shards_of(items[3:], 1)
+    (broken,) = data_of(Decode([Job()])(shard))
+    assert str(broken.error).startswith(f"{tmp_path / 'in.parquet'}, image-000003: ")
 
 
 def test_sources_that_are_none(memory, tmp_path):
@@ -166,11 +173,43 @@ def test_a_picture_of_a_bucket_that_cannot_be_read_fails_alone(bucket):
     bucket.clear()
     slots = data_of(Decode([Job(max_bytes=200)], max_bytes=200)(shard))
     reasons = [slot.error.reason if isinstance(slot, Outcome) else "" for slot in slots]
-    expected = ["", "empty", "201 bytes, over the limit of 200", "no such file", "known format", ""]
+    expected = ["", "empty", "over the limit of 200 bytes", "no such file", "known format", ""]
     for reason, told in zip(reasons, expected, strict=True):
         assert told in reason
         assert bool(told) == bool(reason)
+    assert [slot.error.path for slot in slots if isinstance(slot, Outcome)] == [f"s3://plant/in/{name}.png" for name in "bcde"]
     assert [method for method, _ in bucket.asked] == ["GET"] * 6
+
+
+def test_of_a_masked_picture_of_a_bucket_the_check_reads_the_header(bucket):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)  # of which nothing can be packed
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    lid = "plant/set [a]/lid"
+    bucket.files.pipe(
+        {f"{lid}/{name}.png": stream.getvalue() for name in ("test/good/0", "test/bad/0", "ground_truth/bad/0_mask")}
+    )
+    bucket.clear()
+    dataset = load("folder", "s3://plant/set [a]")
+    assert [sample.key for sample in dataset.categories[0].test] == ["lid/test/bad/0.png", "lid/test/good/0.png"]
+    ends = [int(each.partition("-")[2]) for each in bucket.ranges if each]
+    assert len(ends) == 2
+    assert max(ends) < 2**17 < len(stream.getvalue())
+
+
+def test_rows_of_a_manifest_in_a_bucket_are_looked_up_sixteen_at_once(bucket):
+    names = [f"{number:02}.png" for number in range(32)]
+    bucket.files.pipe({f"plant/{name}": png() for name in names[:-1]})
+    bucket.files.pipe("plant/list.csv", "\n".join(["image_path", *names]).encode())
+    bucket.clear(gate=SimpleNamespace(wait=lambda: time.sleep(0.05)))
+    with pytest.raises(UsageError, match=r"1 problem\n- list.csv, line 33: no such file: 31.png"):
+        load("manifest", "s3://plant/list.csv")
+    assert bucket.most == 16
+
+
+def test_paths_and_requests_share_a_file_system():
+    pytest.importorskip("s3fs")
+    assert path_of("s3://plant/a.png").fs is file_system("s3://plant/b.png")[0]
 
 
 def test_an_output_folder_that_cannot_be_written(tmp_path):
@@ -202,6 +241,16 @@ def test_memory_is_no_place_for_a_cluster(pictures):
     assert result.exit_code == 2
     assert "lives in one process" in result.output
     assert not Path("memory:").exists()
+
+
+def test_memory_is_no_place_for_pictures_of_a_cluster(memory, tmp_path):
+    pytest.importorskip("ray.data")
+    fsspec.filesystem("memory").pipe("/plant/a.png", png())
+    (tmp_path / "list.csv").write_text(f"image_path,label\n{memory}/a.png,0\n")
+    line = ["evaluate", "manifest", str(tmp_path / "list.csv"), "--model", "mini", "--engine", "ray", "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, line)
+    assert result.exit_code == 2
+    assert f"{memory}/a.png: lives in one process" in result.output
 
 
 def test_the_extra_is_missing(pictures, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from PIL import Image
 from tests.data import drawn
 from tests.data.drawn import BOX, DRAWN, SIZE, mask, picture
 
+from anovl.addresses import path_of
 from anovl.data.datasets import DATASETS, DatasetError, load, read_mask, resize_mask
 from anovl.data.images import load_image
 from anovl.errors import ImageDecodeError, ImageNotFoundError, UsageError
@@ -120,28 +121,32 @@ def test_each_layout(name, tmp_path):
         assert not any(sample.anomalous for sample in category.train)
 
 
-@pytest.mark.parametrize("name", DATASETS)
-def test_each_layout_at_an_address(name, tmp_path):
-    fsspec = pytest.importorskip("fsspec")
+@pytest.fixture
+def store(tmp_path):
+    """A file system in memory whose folder of the test's name is gone after it."""
     pytest.importorskip("upath")
-    source = DRAWN[name](tmp_path / "data" / "set")
-    store = fsspec.filesystem("memory")
+    found = pytest.importorskip("fsspec").filesystem("memory")
+    found.mkdirs(f"/{tmp_path.name}", exist_ok=True)
+    yield found
+    found.rm(f"/{tmp_path.name}", recursive=True)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_each_layout_at_an_address(name, tmp_path, store):
+    source = DRAWN[name](tmp_path / "data" / "set [a]")
     store.put(f"{tmp_path}/data/", f"/{tmp_path.name}/", recursive=True)
     address = f"memory://{tmp_path.name}/{source.relative_to(tmp_path / 'data').as_posix()}"
-    try:
-        here, there = load(name, source), load(name, address)
-        assert outline(there) == outline(here)
-        for ours, theirs in zip(here.categories, there.categories, strict=True):
-            assert [sample.key for sample in theirs.train] == [sample.key for sample in ours.train]
-            for mine, other in zip(ours.test, theirs.test, strict=True):
-                assert (other.key, other.defect, len(other.masks)) == (mine.key, mine.defect, len(mine.masks))
-                image = load_image(mine.image)
-                assert load_image(other.image) == image
-                if ours.has_masks:
-                    assert np.array_equal(read_mask(other, image.size[::-1]), read_mask(mine, image.size[::-1]))
-        assert pickle.loads(pickle.dumps(there)) == there  # noqa: S301 -- made here
-    finally:
-        store.rm(f"/{tmp_path.name}", recursive=True)
+    here, there = load(name, source), load(name, address)
+    assert outline(there) == outline(here)
+    for ours, theirs in zip(here.categories, there.categories, strict=True):
+        assert [sample.key for sample in theirs.train] == [sample.key for sample in ours.train]
+        for mine, other in zip(ours.test, theirs.test, strict=True):
+            assert (other.key, other.defect, len(other.masks)) == (mine.key, mine.defect, len(mine.masks))
+            image = load_image(mine.image)
+            assert load_image(other.image) == image
+            if ours.has_masks:
+                assert np.array_equal(read_mask(other, image.size[::-1]), read_mask(mine, image.size[::-1]))
+    assert pickle.loads(pickle.dumps(there)) == there  # noqa: S301 -- made here
 
 
 def test_addresses_that_are_none(tmp_path):
@@ -152,6 +157,54 @@ def test_addresses_that_are_none(tmp_path):
     listed = tmp_path / "list.csv"
     listed.write_text(f"image_path,label\nmemory://{tmp_path.name}/no.png,0\n")
     assert f"no such file: memory://{tmp_path.name}/no.png" in problems("manifest", listed)[0]
+
+
+def test_mistakes_at_an_address(tmp_path, store):
+    drawn.ksdd(tmp_path / "ksdd")
+    (tmp_path / "ksdd/kos01/Part1_label.bmp").write_bytes(b"BM")
+    picture(tmp_path / "lids/lid/train/good/0.png")
+    store.put(f"{tmp_path}/", f"/{tmp_path.name}/", recursive=True)
+    assert only("ksdd", f"memory://{tmp_path.name}/ksdd").startswith("kos01/Part1_label.bmp: not a readable image")
+    assert only("folder", f"memory://{tmp_path.name}/lids") == only("folder", tmp_path / "lids") == "lid: no test picture"
+    store.pipe(f"/{tmp_path.name}/a.png", b"none")
+    broken = path_of(f"memory://{tmp_path.name}/a.png")
+    with pytest.raises(ImageDecodeError, match=f"^memory://{tmp_path.name}/a.png: not an image"):
+        load_image(broken)
+
+
+def test_manifest_at_an_address(tmp_path, store):
+    picture(tmp_path / "a.png")
+    store.put(f"{tmp_path}/", f"/{tmp_path.name}/", recursive=True)
+    rows = ["image_path", "x/../a.png", "b.png", "/data/a.png", "../a.png"]
+    store.pipe(f"/{tmp_path.name}/list.csv", "\n".join(rows).encode())
+    assert problems("manifest", f"memory://{tmp_path.name}/list.csv") == (
+        "list.csv, line 3: no such file: b.png",
+        "list.csv, line 4: /data/a.png is a path of one machine, and the manifest is at an address; give the picture's address",
+        "list.csv, line 5: ../a.png is outside the manifest's folder; give its address",
+    )
+
+
+def test_manifest_whose_masks_are_here_and_there(tmp_path, store, monkeypatch):
+    picture(tmp_path / "a.png")
+    mask(tmp_path / "m.png")
+    mask(tmp_path / "n.png", box=(slice(0, 1), slice(0, 1)))
+    there = f"memory://{tmp_path.name}/n.png"
+    store.put(str(tmp_path / "n.png"), f"/{tmp_path.name}/n.png")
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"image_path,label,mask_path\na.png,1,{there};m.png\n")
+    (sample,) = load("manifest", listed).categories[0].test
+    assert read_mask(sample, SIZE).sum() == PIXELS + 1
+
+    def fails(*_args, **_options):
+        raise RuntimeError("no credentials")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "open", fails)
+        with pytest.raises(ImageNotFoundError, match=rf"^{there}: cannot be read \(no credentials\)"):
+            read_mask(sample, SIZE)
+        patch.setattr(type(store), "info", fails)
+        with pytest.raises(UsageError, match=rf"^{there}: cannot be reached \(no credentials\)"):
+            load("manifest", listed)
 
 
 def test_each_layout_has_its_words():

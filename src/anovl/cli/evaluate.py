@@ -172,6 +172,9 @@ def evaluate(
         cluster.check_seen(root)
         root = root if is_address(root) else str(Path(root).absolute())  # workers have folders of their own
     data = load(dataset, root, categories=category, class_name=class_name)
+    if engine != "local":  # a manifest lists addresses
+        samples = (sample for one in data.categories for sample in (*one.test, *one.train))
+        cluster.check_seen(*(str(path) for sample in samples for path in (sample.image, *sample.masks)))
 
     from anovl.core.adapter import check_seeds
     from anovl.evaluation.outputs import write_outputs

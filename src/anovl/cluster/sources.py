@@ -17,7 +17,7 @@ from typing import Any
 from anovl.addresses import AT_ONCE, explained, file_system, is_address
 from anovl.data.images import SUFFIXES
 from anovl.data.sources import SourceItem, iter_source, named
-from anovl.errors import ImageNotFoundError, UsageError, require_extra
+from anovl.errors import ImageNotFoundError, ImageTooLargeError, UsageError, require_extra
 
 LISTS = (".csv", ".jsonl", ".parquet")
 PATH, BYTES = "image_path", "bytes"  # columns; a list has one of them
@@ -61,13 +61,13 @@ def items_of(source: str | list[str], *, exclude: list[Path]) -> Iterator[Source
 
 
 def reads(images: Iterable[Path | Remote | Cell], *, max_bytes: int) -> Iterator[Callable[[], Path | bytes]]:
-    """For each image of `items_of`, in order, what gives it as `load_image` takes it, or raises ImageNotFoundError.
+    """For each image of `items_of`, in order, what gives it as `load_image` takes it, or raises an ImageError.
 
     A file at an address takes one request; `AT_ONCE` of these are under way or wait for their turn.
 
     Args:
         images: of a shard.
-        max_bytes: of a larger file no more than one byte over this is read.
+        max_bytes: larger files at addresses are refused, once one byte over this is read.
     """
     column = lru_cache(1)(_column)  # images of a row group follow each other
     coming: deque[Callable[[], Path | bytes]] = deque()
@@ -99,11 +99,14 @@ def _file(url: str, max_bytes: int) -> bytes:
     with _unreadable(url):
         system, path = file_system(url)
         try:
-            return bytes(system.cat_file(path, start=0, end=max_bytes + 1))  # without an end the size would be asked for first
+            data = bytes(system.cat_file(path, start=0, end=max_bytes + 1))  # without an end the size would be asked for first
         except Exception as exc:
             if "satisfiable" in str(exc).lower():  # HTTP's 416: an empty file has no range
                 return b""
             raise
+    if len(data) > max_bytes:
+        raise ImageTooLargeError(url, f"over the limit of {max_bytes:,} bytes (--max-bytes)")
+    return data
 
 
 def _column(url: str, group: int) -> Any:

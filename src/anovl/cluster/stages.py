@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anovl.cluster.sources import reads
+from anovl.cluster.sources import Remote, reads
 from anovl.cluster.storage import Folder
 from anovl.config import MAX_IMAGE_BYTES
 from anovl.data.sources import SourceItem
@@ -58,7 +58,7 @@ class Decode:
     Attributes:
         works: of the tasks, without their models.
         draws: keep pictures for the overlays.
-        max_bytes: larger files at addresses are refused before they are read; the works refuse those of this machine.
+        max_bytes: larger files at addresses are refused once so much is read; the works refuse those of this machine unread.
     """
 
     works: Sequence[Work[Any, Any, Any]]
@@ -78,7 +78,13 @@ class Decode:
             decoded = pipeline.decode(work, replace(item, image=image()), keep_picture=self.draws)
             return replace(decoded, item=item)
         except ImageError as exc:
-            return Outcome(item, error=exc)
+            named = isinstance(item.image, Path)  # else the work saw bytes
+            return Outcome(item, error=exc if named else type(exc)(_name(item), exc.reason))
+
+
+def _name(item: SourceItem) -> str:
+    """What messages call an image that is read from elsewhere."""
+    return item.image.url if isinstance(item.image, Remote) else f"{item.image.url}, {item.key}"
 
 
 class Score:

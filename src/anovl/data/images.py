@@ -168,7 +168,7 @@ def is_single_image(value: Any) -> bool:
 
 def describe(source: Any) -> str:
     """What messages call a source."""
-    if isinstance(source, str | Path):
+    if isinstance(source, str) or hasattr(source, "read_bytes"):  # a path, of any file system
         return str(source)
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or "PIL image")

@@ -26,7 +26,7 @@ from anovl.data.sources import SourceItem
 from anovl.detection import DetectionJob
 from anovl.detector import AnoVL
 from anovl.engine.pipeline import Outcome
-from anovl.errors import AnovlError, OutputError, UsageError
+from anovl.errors import AnovlError, ImageError, OutputError, UsageError
 from anovl.files import cut_torn_line, replacing
 from anovl.fitting import drawn
 from anovl.methods import method_class
@@ -239,7 +239,8 @@ class Task:
             with self.path.open("a", encoding="utf-8") as stream:
                 for outcome in itertools.islice(outcomes, left):
                     if outcome.prediction is None:
-                        reason = f"{outcome.error}; without it figures would be another data set's: mend it"
+                        told = outcome.error.reason if isinstance(outcome.error, ImageError) else outcome.error
+                        reason = f"{outcome.item.key}: {told}; without it figures would be another data set's: mend it"
                         raise AnovlError(reason) from outcome.error
                     scored.append(outcome.prediction)
                     stream.write(_line(outcome.prediction))

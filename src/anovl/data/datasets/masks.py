@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageOps
 
+from anovl.addresses import is_local
 from anovl.data.datasets.records import DatasetError, Sample
 from anovl.data.images import FORMATS
 from anovl.errors import ImageDecodeError, ImageNotFoundError, UsageError
@@ -19,6 +20,7 @@ from anovl.errors import ImageDecodeError, ImageNotFoundError, UsageError
 BoolArray = npt.NDArray[np.bool_]
 
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_HEADER = 1 << 16  # bytes that one request for a header takes; file systems read far ahead on their own account
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, struct.error, zlib.error)
 
 
@@ -97,20 +99,24 @@ def _sizes(mask: tuple[int, int], image: tuple[int, int]) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, *, buffering: int = -1) -> Iterator[Image.Image]:
     try:
-        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as picture:
+        with path.open("rb", buffering=buffering) as stream, Image.open(stream, formats=FORMATS) as picture:
             yield picture
     except FileNotFoundError as exc:
         raise ImageNotFoundError(str(path), "no such file") from exc
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_BROKEN) as exc:
         raise ImageDecodeError(str(path), f"not a readable image ({type(exc).__name__})") from exc
+    except Exception as exc:
+        if is_local(path):
+            raise
+        raise ImageNotFoundError(str(path), f"cannot be read ({exc})") from exc  # networks fail in ways of their own
 
 
 def _size(path: Path) -> tuple[int, int]:
     """(W, H) upright, from the header."""
     orientation = None
-    with _opened(path) as picture:
+    with _opened(path, buffering=_HEADER) as picture:
         width, height = picture.size
         if picture.format != "TIFF":  # which Pillow turns itself
             with suppress(*_BROKEN):  # as `load_image` passes over EXIF data that it cannot read

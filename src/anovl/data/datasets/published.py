@@ -104,7 +104,7 @@ def _by_mask(scan: Scan, folder: Path, files: Iterable[Path], suffix: str) -> li
         try:
             kind = "bad" if any(has_defect(mask) for mask in own) else "good"
         except ImageError as exc:
-            scan.problem(Path(exc.path), exc.reason)
+            scan.problem(next(mask for mask in own if str(mask) == exc.path), exc.reason)
             continue
         samples.append(scan.sample(image, kind=kind, masks=own if kind == "bad" else ()))
     return samples

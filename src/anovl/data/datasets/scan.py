@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from anovl.addresses import is_local
 from anovl.data.datasets.records import Category, Kind, Sample
 from anovl.errors import suggest
 
@@ -50,7 +53,11 @@ class DatasetInfo:
         """True where the folder holds at least one class in this data set's layout."""
         names = [known.name for known in self.classes] or [""]
         patterns = {sign.format(name) for sign in self.signs for name in names}
-        return any(next(root.glob(pattern), None) is not None for pattern in patterns)
+        if is_local(root):
+            return any(next(root.glob(pattern), None) is not None for pattern in patterns)
+        remote: Any = root
+        base = glob.escape(remote.path.rstrip("/"))  # which UPath.glob takes for a part of the pattern
+        return any(remote.fs.glob(f"{base}/{pattern}") for pattern in patterns)
 
 
 @dataclass
@@ -101,7 +108,7 @@ class Scan:
         if kind.lower() in GOOD:
             return Sample(image, key, anomalous=False, defect="good")
         defect = "defect" if kind.lower() in UNNAMED else kind
-        return Sample(image, key, anomalous=True, defect=defect, masks=tuple(sorted(masks)))
+        return Sample(image, key, anomalous=True, defect=defect, masks=tuple(sorted(masks, key=str)))
 
     def category(
         self, known: KnownClass, test: Iterable[Sample], train: Iterable[Sample] = (), *, has_masks: bool = True

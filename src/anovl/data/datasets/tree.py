@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from anovl.addresses import is_local
 from anovl.data.datasets.records import Sample
@@ -94,8 +95,11 @@ def folders(path: Path) -> list[Path]:
 def pictures(path: Path, *, deep: bool = True) -> list[Path]:
     """Files with the suffix of an image in a folder, sorted; `deep` also below it. Hidden ones and linked folders left out."""
     if not is_local(path):  # of another file system, which lists all at once
-        listed = [each for each in (path.rglob("*") if deep else path.iterdir()) if each.suffix.lower() in SUFFIXES]
-        return sorted(each for each in listed if not any(part.startswith(".") for part in below(each, path).parts))
+        remote: Any = path
+        base = remote.path.rstrip("/")
+        names = [PurePosixPath(name[len(base) :].lstrip("/")) for name in remote.fs.find(base, maxdepth=None if deep else 1)]
+        shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+        return sorted(path / name.as_posix() for name in shown if name.suffix.lower() in SUFFIXES)
     found: list[Path] = []
     for here, deeper, files in os.walk(path, onerror=_unreadable):
         deeper[:] = [name for name in deeper if deep and not name.startswith(".")]
