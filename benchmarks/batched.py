@@ -3,8 +3,8 @@
     python benchmarks/batched.py [--runs 1000:1 5000:0.2 --size 96 --model mini]
 
 A run is COUNT:SHARE, SHARE of the images each is compared with, in a process of its own. Pictures are parts of drawn ones with
-noise of their own, in files, since what a source holds in memory is not the method's. CPU time, of all threads, so that other programs count less. What costs grows with COUNT times SHARE for
-each image; memory with COUNT times SHARE alone, in blocks.
+noise of their own, in files, since what a source holds in memory is not the method's. CPU time, of all threads, so that other
+programs count less. What costs grows with COUNT times SHARE for each image; memory with COUNT times SHARE alone, in blocks.
 """
 
 from __future__ import annotations
