@@ -103,7 +103,7 @@ def study(detector: AnoVL, number: int, name: str, shots: int, *, one_line: bool
             joined[how] = fused(text, distance, weight * scale)
         for how, scores in joined.items():
             yield f"mutual, {title}, radii {radii}, weight {how}", measured(scores, test)
-            again = scores._replace(image_score=rescored(scores.image_score, class_tokens, Mutual()))
+            again = scores._replace(image_score=rescored(scores.image_score, class_tokens, Mutual(neighbours=(1, 2, 3))))
             yield f"mutual, {title}, radii {radii}, weight {how}, rescored", measured(again, test)
 
 

@@ -105,7 +105,7 @@ class Adaptation:
 class FewShot:
     """What is kept of good pictures and how it counts (`anovl.methods.few_shot`).
 
-    `winclip` has windows in place of layers and radius, and the plain mean in place of the weight.
+    `winclip` has windows in place of layers and radius, and always the plain mean, a weight of 0.5.
 
     Attributes:
         layers: blocks, by their numbers from 1, whose patch tokens are kept beside the local ones; None is the one two thirds

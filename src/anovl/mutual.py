@@ -182,6 +182,7 @@ def _scores(job: MutualJob, usable: Sequence[Encoded], stored: Sequence[Sequence
     else:
         text = Scores(*(torch.stack(part) for part in zip(*(one.scores[:2] for one in usable), strict=True)))
         weight = settled_weight(distance) if settings.weight == "auto" else settings.weight
+        log.info("weight of the distances: %.3g", weight)
         whole = fused(text, distance, weight * method.logit_scale)
     images = rescored(whole.image_score, torch.stack([one.class_token for one in usable]), settings)
     named = [one.scores.name_scores for one in usable]

@@ -29,6 +29,9 @@ UNCALIBRATED = (
     "none: without a profile the decision is CLIP's own, abnormal nearer than normal, or the threshold's that was given"
 )
 UNCALIBRATED_BANK = "none: distances to good pictures are in the scores, and only `anovl calibrate --bank` says which are high"
+UNCALIBRATED_FILE = (
+    "none: distances to good pictures are in the scores of this file, and only `anovl calibrate --model FILE` says which are high"
+)
 UNCALIBRATED_BATCHED = "none: a score depends on the other images of the run, so that no threshold of another run holds"
 AGAIN = "make it with `anovl calibrate`"
 

@@ -1,6 +1,7 @@
 """Exported graphs against torch: scores, classes, adaptation, precisions, formats, and what is refused."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -120,6 +121,22 @@ def test_good_pictures_inside_the_graph(small, exported, name, kind, settings):
         assert_same(got(images[:batch], 0), [values[:batch] for values in expected[:2]], 1e-5)
     if kind == "vit":  # the random ResNet gives the same tokens everywhere
         assert np.abs(expected[1] - by_torch(plain, images, **settings)[1]).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_good_pictures_in_half_precision(small, exported):
+    """At the largest weight that is chosen for you, on pictures so near to the good ones that scores stay below 1."""
+    plain, images = small(), pictures(12, seed=4)
+    fitted = plain.fit(list(images), "wood", settings=FewShot(weight=3.0))
+    done = exported("bank-half.onnx", ("wood",), detector=fitted, precision="fp16")
+    halved = [math.prod(one.dims) for one in onnx.load(done.path).graph.initializer if one.data_type == onnx.TensorProto.FLOAT16]
+    assert {path.numel() for path in fitted.bank.tokens} <= set(halved)
+    images = images[:3].copy()
+    images[:, 16:32, 16:32] = images[:, 16:32, 16:32] // 2 + 32
+    expected = by_torch(fitted, images, "wood")
+    assert expected[1].max() < 0.95
+    assert np.abs(expected[1] - by_torch(plain, images, "wood")[1]).max() > 0.3
+    assert_same(open_session(done.path)(images, 0), expected[:2], 1e-2)
 
 
 def test_a_profile_holds_for_the_good_pictures_inside(small, exported, tmp_path):

@@ -31,6 +31,7 @@ def test_line_and_file(run, pictures, tmp_path, detector):
     (line,) = rows(result.stdout)
     assert (line["path"], line["pictures"], line["failed"], line["layers"]) == (str(path), 5, 0, [1, 3])
     read = Bank.load(path)
+    assert line["weight"] == read.settings.weight
     patches = int(np.prod(detector.method.encoder.grid))
     assert [len(kept) for kept in read.tokens] == line["tokens"] == [round(5 * patches / 2)] * 3
     assert [file.name for file in path.parent.iterdir()] == ["bank.safetensors"]
@@ -82,7 +83,7 @@ def test_export_with_the_bank(run, pictures, bank, tmp_path, detector):
         assert np.abs(saved - own.anomaly_map).max() < 1e-4
     record = json.loads((out / "run.json").read_text())
     assert record["settings"]["bank"]["key"] == key
-    assert "calibrate --bank" in record["guarantee"]
+    assert "calibrate --model FILE" in record["guarantee"]
     assert Exported(ExportedModel(path)).describe()["banks"]["nut"]["key"] == key
     for options, message in (
         (("--class-name", "bolt", "--bank", bank), "bank: made for class name: 'nut', not 'bolt'"),
@@ -140,8 +141,9 @@ def test_batched(run, pictures, tmp_path, detector):
     record = json.loads((out / "run.json").read_text())
     assert record["settings"]["batched"]["share"] == 1.0
     assert "depends on the other images" in record["guarantee"]
-    some = run("predict", pictures, "--class-name", "nut", "--batched", "--share", 0.4)
+    some = run("--verbose", "predict", pictures, "--class-name", "nut", "--batched", "--share", 0.4)
     assert rows(some.stdout) != found
+    assert some.stderr.count("weight of the distances: ") == 1
     alone = run("predict", pictures / "a.png", "--class-name", "nut", "--batched")
     assert alone.exit_code == 2
     assert "at least 2, got 1" in alone.stderr
@@ -159,6 +161,7 @@ def test_evaluate_with_shots(run, tmp_path):
     assert [report["method"], report["others"][0]["method"]] == ["anovl+2shot", "winclip+2shot"]
     run_json = json.loads((tmp_path / "two" / "run.json").read_text())
     assert run_json["settings"]["variants"]["anovl+2shot"]["shots"] == 2
+    assert run_json["settings"]["variants"]["anovl+2shot"]["few_shot"]["weight"] == "auto"
     plain = run("evaluate", "folder", tmp_path / "drawn", "-o", tmp_path / "none")
     assert json.loads((tmp_path / "none" / "report.json").read_text())["mean"] != report["mean"], plain.stderr
     batched = run("evaluate", "folder", tmp_path / "drawn", "--batched", "-o", tmp_path / "batched")

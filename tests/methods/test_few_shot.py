@@ -1,7 +1,7 @@
 """A memory of good pictures: blocked sums equal the plain definition, what is saved comes back, what does not fit is refused."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import open_clip
@@ -16,7 +16,7 @@ from anovl.config import FewShot
 from anovl.core.scoring import Scores
 from anovl.errors import UsageError
 from anovl.methods import few_shot
-from anovl.methods.few_shot import Bank, averaged, coreset, fused, nearest
+from anovl.methods.few_shot import Bank, averaged, coreset, fused, nearest, settled_weight
 
 
 def drawn(seed, size=(70, 50)):
@@ -148,6 +148,17 @@ def test_bank_comes_back_from_its_file(detector, fitted, tmp_path):
     assert [len(kept) for kept in small.bank.tokens] == [round(len(fitted.bank.tokens[0]) / 6)]
 
 
+def test_key_tells_what_scores_depend_on(fitted):
+    bank = fitted.bank
+
+    def having(**changes):
+        return replace(bank, settings=replace(bank.settings, **changes)).key
+
+    assert having(share=0.5, seed=1) == bank.key  # these matter to the tokens alone
+    assert len({bank.key, having(weight=0.1), having(weight=0.8), having(radius=1), having(layers=(2, 3))}) == 5
+    assert having(weight=1) == having(weight=1.0)
+
+
 def test_alike_pictures_weigh_more(detector):
     """By the mean distance of a patch to the nearest one of the other pictures, by the plain definition; 3 at most."""
     pictures = unit(3, 5, 16), unit(3, 4, 8, seed=1)
@@ -164,6 +175,23 @@ def test_alike_pictures_weigh_more(detector):
     assert Bank.of(features, origin, FewShot(weight=0.7)).settings.weight == 0.7
     assert Bank.of(features[:1] * 2, origin, FewShot()).settings.weight == pytest.approx(3.0)
     assert Bank.of(features[:1], origin, FewShot()).settings.weight == 0.1
+
+
+@pytest.mark.parametrize("pictures", [8, 20])
+def test_eight_pictures_are_compared_with_all_others(monkeypatch, pictures):
+    path, seen = unit(4 * pictures, 16), []
+    monkeypatch.setattr(few_shot, "nearest", lambda one, rest: seen.append((one, rest)) or nearest(one, rest))
+    weight = settled_weight([path], pictures)
+    expected = [index * pictures // 8 for index in range(8)]
+    assert [one[0].tolist() for one, _ in seen] == [path[4 * index].tolist() for index in expected]
+    assert {len(rest) for _, rest in seen} == {4 * (pictures - 1)}
+    apart = torch.stack([1 - nearest(one, rest).mean() for one, rest in seen]).mean()
+    assert weight == 2e-4 / float(apart) ** 2
+
+
+def test_winclip_has_one_weight(detector):
+    fitted = detector.with_method("winclip").fit([drawn(1), drawn(2)], "nut", settings=FewShot(weight=0.7))
+    assert fitted.bank.settings.weight == 0.5
 
 
 def test_bank_of_something_else_is_refused(detector, fitted):
@@ -191,6 +219,10 @@ def test_profile_of_another_memory_is_refused(detector, fitted):
     for other in (detector, detector.fit([drawn(1)], "nut")):
         with pytest.raises(UsageError, match="method: 'anovl with bank"):
             other.with_profile(profile).predict(drawn(9), "nut")
+    heavier = replace(fitted.bank, settings=replace(fitted.bank.settings, weight=0.8))
+    message = f"method: 'anovl with bank {fitted.bank.key}', not 'anovl with bank {heavier.key}'"
+    with pytest.raises(UsageError, match=message):
+        detector.with_bank(heavier).with_profile(profile).predict(drawn(9), "nut")
 
 
 def test_what_cannot_be_fitted(detector):
@@ -223,6 +255,14 @@ def test_file_that_is_no_bank(fitted, tmp_path):
         path.write_bytes(broken)
         with pytest.raises(UsageError, match="not a bank"):
             Bank.load(path)
+    facts = {
+        "settings": asdict(replace(fitted.bank.settings, weight="auto")),
+        "pictures": 3,
+        "origin": asdict(fitted.bank.origin),
+    }
+    save_file({"path.0": torch.ones(2, 3)}, path, {"format": "1", "bank": json.dumps(facts)})
+    with pytest.raises(UsageError, match=r"not a bank of this anovl \(weight: expected a number"):
+        Bank.load(path)
     facts = {"settings": {"layers": None}, "pictures": 1, "origin": {}}
     for metadata in ({}, {"format": "9", "bank": "{}"}, {"format": "1", "bank": json.dumps(facts)}, {"format": "1", "bank": "["}):
         save_file({"path.0": torch.ones(2, 3)}, path, metadata)

@@ -17,7 +17,7 @@ from anovl.config import DEFAULT_RECIPE, DEFAULT_THRESHOLD, Mutual, Recipe, Tili
 from anovl.config import recipe as make_recipe
 from anovl.engine.artefact import is_exported
 from anovl.errors import UsageError
-from anovl.profiles import UNCALIBRATED, UNCALIBRATED_BANK, UNCALIBRATED_BATCHED, Profile
+from anovl.profiles import UNCALIBRATED, UNCALIBRATED_BANK, UNCALIBRATED_BATCHED, UNCALIBRATED_FILE, Profile
 
 if TYPE_CHECKING:
     from anovl.core.prompts import Wording
@@ -57,7 +57,9 @@ class Bound:
             return self.profile.guarantee()
         if self.settings.get("batched"):
             return UNCALIBRATED_BATCHED
-        return UNCALIBRATED_BANK if self.settings.get("bank") else UNCALIBRATED
+        if self.settings.get("bank"):
+            return UNCALIBRATED_FILE if "exported" in self.settings else UNCALIBRATED_BANK
+        return UNCALIBRATED
 
 
 def _run_on_all(job: DetectionJob, items: Iterator[SourceItem], **options: Any) -> Generator[Outcome[Prediction]]:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from anovl.config import Adaptation, Mutual, Tiling
+from anovl.config import Adaptation, FewShot, Mutual, Tiling
 from anovl.core.prompts import Wording
 from anovl.core.scoring import Scores
 from anovl.data.datasets import Category, Sample
@@ -32,6 +32,8 @@ from anovl.fitting import drawn
 from anovl.methods import method_class
 from anovl.results import FloatArray
 from anovl.tiling import Layout
+
+FEW_SHOT = FewShot()  # of what is kept of the shots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class Variant:
         detector = self.detector
         if self.shots is not None:
             good = drawn(category.train, self.shots, self.shot_seed, name=f"{category.name}, train")
-            detector = detector.fit([sample.image for sample in good], name)
+            detector = detector.fit([sample.image for sample in good], name, settings=FEW_SHOT)
         return detector.job(name, wording=words, adapt=self.adapt, seed=tuple(seeds))
 
     def without_model(self) -> Variant:
@@ -92,6 +94,7 @@ class Variant:
             "adapt": bool(self.adapt),
             "shots": self.shots,
             "shot_seed": None if self.shots is None else self.shot_seed,
+            "few_shot": None if self.shots is None else asdict(FEW_SHOT),
             "batched": None if self.batched is None else asdict(self.batched),
         }
 

@@ -68,7 +68,7 @@ class FittingMethod(Method, Protocol):
         """The same method with a memory of good pictures, which is on the encoder's device."""
 
     def settled(self, settings: FewShot) -> FewShot:
-        """The settings with layers by their numbers.
+        """The settings with layers by their numbers, and with the weight where the method has but one.
 
         Raises:
             UsageError: the backbone has no such layer, or the method reads none.

@@ -34,6 +34,7 @@ FORMAT = "1"
 MOST_PICTURES = 64
 MEMORY = 64 * 1024**2  # bytes of cosines at once
 AGAIN = "make it with `anovl fit`"
+COMPARED = 8  # pictures that tell how alike all are
 ONE_PICTURE, MOST, ALIKE = 0.1, 3.0, 2e-4  # weights; how they were chosen: docs/few_and_many.md
 _OF_TOKENS = ("interpolation", "decode", "attention", "layers")  # fields of a recipe that tokens depend on
 
@@ -57,6 +58,8 @@ class Bank:
     def __post_init__(self) -> None:
         if not self.tokens or any(path.ndim != 2 or path.dtype != torch.float32 or not len(path) for path in self.tokens):
             raise UsageError("tokens: expected [K, D] in float32 for each path")
+        if self.settings.weight == "auto":
+            raise UsageError("weight: expected a number, got 'auto'; `Bank.of` settles it")
 
     @classmethod
     def of(cls, features: Sequence[Sequence[Tensor]], origin: Origin, settings: FewShot) -> Bank:
@@ -80,8 +83,9 @@ class Bank:
 
     @cached_property
     def key(self) -> str:
-        """Tells banks apart: eight digits of the sha256 of the tokens."""
-        digest = hashlib.sha256()
+        """Tells banks apart: eight digits of the sha256 of the tokens and of the settings that scores depend on too."""
+        settings = self.settings
+        digest = hashlib.sha256(json.dumps([settings.layers, settings.radius, float(settings.weight)]).encode())
         for path in self.tokens:
             digest.update(path.cpu().numpy().tobytes())
         return digest.hexdigest()[:8]
@@ -193,15 +197,18 @@ def settled_weight(paths: Sequence[Tensor], pictures: int) -> float:
         pictures: that they are of; one alone does not show how alike they are.
 
     Returns:
-        0.0002 over the square of the mean distance of their patches to the nearest of the other pictures, at most 3; 0.1 for one
+        0.0002 over the square of the mean distance of their patches to the nearest of the other pictures, at most 3; 0.1 for one.
+        Of more than 8 pictures 8, evenly chosen, are compared with all others.
     """
     if pictures == 1:
         return ONE_PICTURE
+    count = min(COMPARED, pictures)
+    chosen = [index * pictures // count for index in range(count)]
     apart = []
     for path in paths:
         each = path.split(len(path) // pictures)
-        others = (torch.cat([*each[:index], *each[index + 1 :]]) for index in range(pictures))
-        apart += [1 - nearest(one, rest).mean() for one, rest in zip(each, others, strict=True)]
+        others = (torch.cat([*each[:index], *each[index + 1 :]]) for index in chosen)
+        apart += [1 - nearest(each[index], rest).mean() for index, rest in zip(chosen, others, strict=True)]
     return min(MOST, ALIKE / max(float(torch.stack(apart).mean()), 1e-6) ** 2)
 
 

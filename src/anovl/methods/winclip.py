@@ -28,6 +28,7 @@ from anovl.methods.few_shot import Bank
 
 TEMPERATURE = 0.07
 WINDOWS = (2, 3)  # sides, in patches
+MEAN = 0.5  # the weight of distances in a plain mean
 MEMORY = 1024**3  # windows go through in parts of about so many bytes
 CPU_MEMORY = 64 * 1024**2  # on a CPU in parts that stay near its caches
 
@@ -113,7 +114,7 @@ class WinCLIPMethod:
         """As the protocol says."""
         if settings.layers is not None:
             raise UsageError("layers: winclip keeps its windows and the last block's patches; leave layers out")
-        return settings
+        return replace(settings, weight=MEAN)
 
     def features(self, pixel_values: Tensor, settings: FewShot) -> tuple[Tensor, ...]:  # noqa: ARG002
         """What a bank keeps: patches after the last block, then the class tokens of both sizes of windows."""
