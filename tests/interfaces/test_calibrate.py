@@ -243,6 +243,7 @@ def test_interrupt_leaves_nothing(golden_name, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["many"]
 
 
+@pytest.mark.slow
 def test_exported_file(run, pictures, tmp_path):
     file, path = tmp_path / "nut.onnx", tmp_path / "profile.json"
     wood = ("--class-name", "wood", "--model", "mini")

@@ -66,6 +66,7 @@ def test_calibrate_with_the_bank(run, pictures, bank, tmp_path):
     assert "method: 'anovl with bank" in without.stderr
 
 
+@pytest.mark.slow
 def test_export_with_the_bank(run, pictures, bank, tmp_path, detector):
     path = tmp_path / "nut.onnx"
     result = run("export", path, "--class-name", "nut", "--bank", bank, "--check")

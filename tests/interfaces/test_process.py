@@ -56,6 +56,7 @@ def leftovers(out):
     return [path.name for path in out.rglob(".anovl-*")]
 
 
+@pytest.mark.slow
 def test_interrupt_ends_cleanly_and_resume_completes(many, golden_name, tmp_path):
     folder, out = many(600), tmp_path / "out"
     arguments = ("predict", folder, "--class-name", "nut", "--model", golden_name, "-o", out, "--save", "none")

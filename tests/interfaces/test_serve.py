@@ -293,6 +293,7 @@ def bank(golden_backbone, images, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_bank(bank, images, golden_name, detector, tmp_path):
     fitted = detector.with_bank(anovl.Bank.load(bank))
     profile = fitted.calibrate(images[6:15], "nut", fpr=0.1)
@@ -356,6 +357,7 @@ def test_what_a_bank_and_tiles_do_not_go_with(bank, part, golden_name, tmp_path)
             assert message in " ".join(done.stderr.replace("│", "").split()), done.stderr
 
 
+@pytest.mark.slow
 def test_two_models_and_a_restart_after_a_kill(part, golden_name, images):
     with service("--model", f"a={part}", "--model", f"b={golden_name}", "--class-name", "leather") as one:
         scores = [one.client.predict(images[0], model=name)[0].pred_score for name in (None, "a", "b")]
