@@ -82,7 +82,8 @@ def main() -> None:
     with TemporaryDirectory() as name:
         root = given.keep or Path(name)
         one = draw(root / "one", 1, 128, ".png")
-        kinds, large = {}, one
+        kinds: dict[str, tuple[Path, str]] = {}
+        large: Path | None = None
         if given.only != "scaling":
             kinds["1024 px, overlays"] = (draw(root / f"{given.images} of 1024px", given.images, 1024, ".jpg"), "overlay")
             kinds["128 px, nothing saved"] = (draw(root / f"{given.images} of 128px", given.images, 128, ".png"), "none")
@@ -93,7 +94,7 @@ def main() -> None:
         for _ in range(given.rounds):
             for kind, (many, save) in kinds.items():
                 costs[kind].append(overhead(one, many, save))
-            if large is not one:
+            if large is not None:
                 (start_1, run_1), (start_2, run_2) = (on_cluster(cpus, [one, large]) for cpus in (1, 2))
                 print(f"decoding: one worker {run_1 - start_1:.1f} s, two {run_2 - start_2:.1f} s", flush=True)
                 scaling.append((run_1 - start_1) / (run_2 - start_2))

@@ -16,7 +16,6 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from paired import drawn_figures
 from anovl import AnoVL, evaluate
 from anovl.config import Mutual, Tiling
 from anovl.data.datasets import Category, Dataset, load
-from anovl.data.synthetic.layout import RECORD, write_dataset
+from anovl.data.synthetic.layout import write_whole
 from anovl.evaluation import Evaluation, Variant
 from anovl.fitting import drawn
 
@@ -124,11 +123,7 @@ def main() -> None:
             continue
         root, folder = options.folder / "drawn" / part, options.folder / "scores" / part
         sizes = {"per_class": options.per_class, "train_per_class": max(SHOTS), "seed": options.seed, "size": options.size}
-        if not (root / RECORD).exists():
-            root.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=root.parent) as scratch:  # whole or not at all
-                write_dataset(Path(scratch, part), names, one_line=part == "lines", **sizes)
-                Path(scratch, part).replace(root)
+        write_whole(root, names, one_line=part == "lines", **sizes)
         dataset, variants = load("synthetic", root), rows(detector, SHOTS, options.size // 2)
         done = evaluate(variants, dataset, resolution="original", folder=folder, resume=True)
         table(f"{PARTS[part]}, {len(dataset.categories)} x {options.per_class}", by_class(done))

@@ -27,7 +27,7 @@ from anovl.config import Mutual
 from anovl.core.scoring import Scores, to_image_size
 from anovl.data.synthetic import CLASSES, Sample, draw
 from anovl.methods.anovl import AnoVLMethod
-from anovl.methods.few_shot import averaged, coreset, fused, nearest, unit
+from anovl.methods.few_shot import apart, averaged, coreset, fused, nearest, unit
 from anovl.methods.musc import mutual_distances, rescored, standardized
 from anovl.metrics import auroc, pro
 
@@ -82,7 +82,7 @@ def study(detector: AnoVL, number: int, name: str, shots: int, *, one_line: bool
         kept = found[:shots].flatten(0, 1)
         for share in (1.0, 0.25, 0.1):
             far[path, radius, share] = (1 - nearest(found[GOOD:], kept[coreset(kept, share, 0)])).unflatten(1, grid)
-        usual[path, radius] = apart(found[:shots])
+        usual[path, radius] = float(apart(kept, shots).mean()) if shots > 1 else float("inf")  # of one none is known
         plain = standardized(tokens[GOOD:])
         found = mutual_distances(partial(_rows, plain), TEST, grid, Mutual(radii=(radius,)))
         mutual[path, radius] = found.unflatten(1, grid)
@@ -105,14 +105,6 @@ def study(detector: AnoVL, number: int, name: str, shots: int, *, one_line: bool
             yield f"mutual, {title}, radii {radii}, weight {how}", measured(scores, test)
             again = scores._replace(image_score=rescored(scores.image_score, class_tokens, Mutual(neighbours=(1, 2, 3))))
             yield f"mutual, {title}, radii {radii}, weight {how}, rescored", measured(again, test)
-
-
-def apart(found: Tensor) -> float:
-    """Mean distance of patches of good pictures [B, M, D] to the nearest of the other pictures; of one alone none is known."""
-    if len(found) == 1:
-        return float("inf")
-    others = [torch.cat([found[:index], found[index + 1 :]]).flatten(0, 1) for index in range(len(found))]
-    return float(torch.stack([1 - nearest(one, rest) for one, rest in zip(found, others, strict=True)]).mean())
 
 
 def weights(usual: float, factors: Sequence[float], most: Sequence[float]) -> dict[str, float]:

@@ -39,6 +39,11 @@ WORDING = Wording(templates=TEMPLATES[::3])
 KIND = {"bend": "bent"}  # names whose kind is another word
 
 
+def number_of(defect: str | None) -> int:
+    """Place of a drawn kind's name among the default ones."""
+    return DEFECT_NAMES.index(next((name for name, kind in KIND.items() if kind == defect), str(defect)))
+
+
 def largest_region(mask: np.ndarray) -> np.ndarray:
     """The mask of the region with most pixels."""
     labels, _ = ndimage.label(mask, np.ones((3, 3)))
@@ -139,7 +144,7 @@ def main() -> None:
     for number, name in enumerate(TRAINED):
         kinds, seed = CLASSES[name].defects, FIRST_TRAINING_SEED + 9_000_000 + 1000 * number
         samples = [draw(name, seed + i, defect=kinds[(i + number) % len(kinds)]) for i in range(options.per_class)]
-        labels += [DEFECT_NAMES.index("bend" if sample.defect == "bent" else str(sample.defect)) for sample in samples]
+        labels += [number_of(sample.defect) for sample in samples]
         text = directions(detector, name)
         for title, tokens in evidence(detector, samples).items():
             plain[title].append(tokens)

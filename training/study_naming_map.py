@@ -20,7 +20,7 @@ import torch
 from evaluate import load
 from pictures import FIRST_TRAINING_SEED
 from PIL import Image
-from study_naming import KIND, crop, largest_region, on_grid
+from study_naming import KIND, crop, largest_region, number_of, on_grid
 from torch import Tensor
 from torch.nn import functional as F
 from words import KINDS
@@ -122,7 +122,7 @@ def drawn(detector: AnoVL, per_class: int) -> tuple[dict[str, Tensor], Tensor, T
         for (title, (_, mask)), own in zip(shown.items(), F.normalize(local, dim=-1), strict=True):
             tokens[title].append(on_grid(mask, encoder.grid) @ own)
         classes.append(number)
-        labels.append(DEFECT_NAMES.index("bend" if defect == "bent" else defect))
+        labels.append(number_of(defect))
     return {title: torch.stack(own) for title, own in tokens.items()}, torch.tensor(classes), torch.tensor(labels)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +14,7 @@ from anovl.cli.info import versions
 from anovl.cli.run import progress, resumable
 from anovl.config import DEFAULT_MODEL
 from anovl.errors import UsageError, suggest
-from anovl.files import RUN, TEMPORARY_PREFIX, held_folder
+from anovl.files import RUN, held_folder
 
 if TYPE_CHECKING:
     from anovl.data.datasets import Dataset
@@ -123,16 +122,13 @@ def _drawn(output: Path, per_class: int, categories: list[str] | None, *, train:
     """The drawn set in the output folder, drawn if it is not there."""
     from anovl.data.datasets import load
     from anovl.data.synthetic import CLASSES
-    from anovl.data.synthetic.layout import RECORD, check_settings, write_dataset
+    from anovl.data.synthetic.layout import RECORD, check_settings, write_whole
 
     names = sorted({one.replace("_", " ") for one in categories} if categories else CLASSES)
     root = output / DRAWN / (f"{per_class}-{train}-{'-'.join(names).replace(' ', '_')}" if categories else f"{per_class}-{train}")
     if not (root / RECORD).exists():
-        sizes: dict[str, Any] = {"per_class": per_class, "train_per_class": train}
+        sizes = {"per_class": per_class, "train_per_class": train}
         check_settings(root, names, seed=0, size=240, workers=1, **sizes)
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=root.parent) as scratch:  # whole or not at all
-            with progress((per_class + train) * len(names)) as advance:
-                write_dataset(Path(scratch, root.name), names, version=__version__, on_picture=advance, **sizes)
-            Path(scratch, root.name).replace(root)
+        with progress((per_class + train) * len(names)) as advance:
+            write_whole(root, names, version=__version__, on_picture=advance, **sizes)
     return load(DRAWN, root)

@@ -121,10 +121,9 @@ def load_sized_image(
     limits = limits or ImageLimits()
     name = describe(source)
     try:
-        if isinstance(source, str) or hasattr(source, "read_bytes"):  # a path, of any file system
-            return _from_bytes(
-                _read(Path(source) if isinstance(source, str) else source, name, limits), name, limits, reduced_for
-            )
+        if _is_path(source):
+            path = Path(source) if isinstance(source, str) else source
+            return _from_bytes(_read(path, name, limits), name, limits, reduced_for)
         if isinstance(source, bytes | bytearray | memoryview):
             return _from_bytes(bytes(source), name, limits, reduced_for)
         if isinstance(source, Image.Image):
@@ -159,16 +158,21 @@ def is_tensor(value: Any) -> bool:
 def is_single_image(value: Any) -> bool:
     """True for what `load_image` takes as one image (strings and paths may also be folders)."""
     return (
-        isinstance(value, str | Path | bytes | bytearray | memoryview | Image.Image | np.ndarray)
+        _is_path(value)
+        or isinstance(value, bytes | bytearray | memoryview | Image.Image | np.ndarray)
         or is_tensor(value)
         or hasattr(value, "read")
-        or hasattr(value, "read_bytes")
     )
+
+
+def _is_path(value: Any) -> bool:
+    """True for a name or a path, of any file system."""
+    return isinstance(value, str) or hasattr(value, "read_bytes")
 
 
 def describe(source: Any) -> str:
     """What messages call a source."""
-    if isinstance(source, str) or hasattr(source, "read_bytes"):  # a path, of any file system
+    if _is_path(source):
         return str(source)
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or "PIL image")

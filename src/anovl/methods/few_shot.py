@@ -202,14 +202,22 @@ def settled_weight(paths: Sequence[Tensor], pictures: int) -> float:
     """
     if pictures == 1:
         return ONE_PICTURE
+    usual = float(torch.cat([apart(path, pictures) for path in paths]).mean())
+    return min(MOST, ALIKE / max(usual, 1e-6) ** 2)
+
+
+def apart(tokens: Tensor, pictures: int) -> Tensor:
+    """Mean distances of patches to the nearest of the other pictures, [at most 8]: of all pictures, or of 8, evenly chosen.
+
+    Args:
+        tokens: [N, D] of unit length, as many of each picture.
+        pictures: that they are of, two at least.
+    """
     count = min(COMPARED, pictures)
+    each = tokens.split(len(tokens) // pictures)
     chosen = [index * pictures // count for index in range(count)]
-    apart = []
-    for path in paths:
-        each = path.split(len(path) // pictures)
-        others = (torch.cat([*each[:index], *each[index + 1 :]]) for index in chosen)
-        apart += [1 - nearest(each[index], rest).mean() for index, rest in zip(chosen, others, strict=True)]
-    return min(MOST, ALIKE / max(float(torch.stack(apart).mean()), 1e-6) ** 2)
+    others = (torch.cat([*each[:index], *each[index + 1 :]]) for index in chosen)
+    return torch.stack([1 - nearest(each[index], rest).mean() for index, rest in zip(chosen, others, strict=True)])
 
 
 def coreset(tokens: Tensor, share: float, seed: int) -> Tensor:

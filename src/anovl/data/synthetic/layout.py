@@ -15,13 +15,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image
 
 from anovl.data.synthetic import CLASSES, MAX_SIZE, MIN_SIZE, draw
 from anovl.errors import OutOfMemoryError, OutputError, UsageError, suggest
-from anovl.files import replacing
+from anovl.files import TEMPORARY_PREFIX, replacing
 
 RECORD = "dataset.json"
 _QUEUED = 4  # pictures a process has waiting for it
@@ -163,6 +164,16 @@ def write_dataset(
     with replacing(folder / RECORD) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return record
+
+
+def write_whole(folder: Path, classes: Sequence[str] | None = None, **settings: Any) -> None:
+    """As `write_dataset`, but the folder appears whole or not at all; nothing is drawn where it is already."""
+    if (folder / RECORD).exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder.parent) as scratch:
+        write_dataset(Path(scratch, folder.name), classes, **settings)
+        Path(scratch, folder.name).replace(folder)
 
 
 def check_settings(
