@@ -32,7 +32,7 @@ from anovl.data.sources import SourceItem
 from anovl.data.synthetic import MAX_SIZE, draw
 from anovl.detection import DetectionJob
 from anovl.detector import AnoVL
-from anovl.engine.local import Stacked
+from anovl.engine.local import images_of
 from anovl.engine.pipeline import Decoded
 from anovl.render.overlay import overlay
 from anovl.render.writers import row_of
@@ -79,11 +79,10 @@ def picture_costs(job: DetectionJob, side: int, form: str) -> dict[str, float]:
     """Seconds an image of each stage, and bytes, for pictures of one size and format."""
     files = [picture_file(index, side, form) for index in range(DISTINCT)]
     pictures = [job.load(file)[0] for file in files]
-    inputs = torch.stack([job.preprocess(picture) for picture in pictures])
-    scores = job.score(inputs)
+    inputs = torch.from_numpy(np.stack([job.pixels(picture) for picture in pictures]))
+    scores = images_of(job.score(inputs))
     item = SourceItem(None, "folder/picture", "picture")
-    grids = [scores.image(index) for index in range(DISTINCT)]
-    found = [job.finish(item, (side, side), grid, {}) for grid in grids]
+    found = [job.finish(item, (side, side), one, {}) for one in scores]
     shown = [shrunk(picture) for picture in pictures]
     overlays = [overlay(*pair) for pair in zip(shown, found, strict=True)]
     with TemporaryDirectory() as folder:
@@ -93,8 +92,8 @@ def picture_costs(job: DetectionJob, side: int, form: str) -> dict[str, float]:
         calls: dict[str, Callable[[], object]] = {
             "read": lambda: [path.read_bytes() for path in paths],
             "decode": lambda: [job.load(file) for file in files],
-            "resize": lambda: [job.preprocess(picture) for picture in pictures],
-            "map": lambda: [job.finish(item, (side, side), grid, {}) for grid in grids],
+            "resize": lambda: [job.pixels(picture) for picture in pictures],
+            "map": lambda: [job.finish(item, (side, side), one, {}) for one in scores],
             "row": lambda: [json.dumps(row_of(item.key, one)) for one in found],
             "shrink": lambda: [shrunk(picture) for picture in pictures],
             "draw": lambda: [overlay(*pair) for pair in zip(shown, found, strict=True)],
@@ -119,10 +118,10 @@ def encode_seconds(job: DetectionJob) -> float:
 def shard_costs(job: DetectionJob) -> dict[str, float]:
     """Seconds that a shard's rows take to write as Parquet with their mark, on a clock, for the disk is waited for."""
     item = SourceItem(None, "folder/picture", "picture")
-    scores = job.score(torch.rand(1, 3, *job.detector.backbone.image_size)).image(0)
+    (scores,) = images_of(job.score(torch.rand(1, 3, *job.image_size)))
     scored = [(Decoded(item, None, (1, 1), None, {}), scores)] * SHARD
     with TemporaryDirectory() as folder:
-        write = Write(Stacked(job), Folder(folder), (), "npy")
+        write = Write(job, Folder(folder), (), "npy")
         shard = row(0, scored)
         disk = seconds(lambda: write(shard), clock=time.perf_counter)
         return {"cpu": seconds(lambda: write(shard)), "disk": disk}

@@ -36,6 +36,7 @@ from anovl.data.images import load_image
 from anovl.data.sources import SourceItem
 from anovl.detection import DetectionJob
 from anovl.detector import AnoVL
+from anovl.engine.local import images_of
 from anovl.results import Prediction
 
 
@@ -80,7 +81,7 @@ def authors_way(job: DetectionJob, file: bytes) -> tuple[float, np.ndarray[Any, 
 def predicted(job: DetectionJob, file: bytes) -> Prediction:
     """What `AnoVL.predict` does once the class is bound."""
     picture, size = job.load(file)
-    scores = job.score(job.preprocess(picture)[None]).cpu().image(0)
+    (scores,) = images_of(job.score(torch.from_numpy(job.pixels(picture))[None]))
     return job.finish(SourceItem(file, None, "image"), size, scores, {})
 
 

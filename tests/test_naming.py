@@ -160,7 +160,7 @@ def test_methods_without_local_tokens_refuse(detector):
 def test_a_process_without_the_model_names_what_another_scored(detector, pictures):
     job = detector.job("nut", names=NAMES)
     sent = pickle.dumps(job.without_model())
-    light = local.Stacked(pickle.loads(sent))  # noqa: S301 -- our own
+    light = pickle.loads(sent)  # noqa: S301 -- our own
     picture, size = light.load(pictures / "a.png")
     (scores,) = local.Stacked(job).score([light.preprocess(picture)])
     prediction = light.finish(SourceItem(None, None, "a"), size, scores, {})

@@ -13,16 +13,17 @@ from tests.engine.test_local import MeanJob, grey
 import anovl
 from anovl import AnoVL, Variant
 from anovl.backbones import Backbone
+from anovl.blending import blend, join
 from anovl.cluster.stages import Decode, Score, data_of
 from anovl.cluster.stages import row as packed
-from anovl.config import Tiling
-from anovl.core.scoring import Scores
+from anovl.config import Recipe, Tiling
 from anovl.data.foreground import foreground_box
 from anovl.data.sources import SourceItem
 from anovl.data.synthetic import draw
 from anovl.engine.local import run, work_of
 from anovl.errors import OutOfMemoryError, UsageError
-from anovl.tiling import Scale, blend, lay_out
+from anovl.results import ImageScores
+from anovl.tiling import Scale, lay_out
 
 
 @pytest.fixture(scope="module")
@@ -122,17 +123,14 @@ def test_where_tiles_disagree_the_map_runs_from_one_to_the_other(overlap):
 
 def test_parts_are_joined_seed_by_seed():
     layout = lay_out(Image.new("RGB", (480, 240)), Tiling(sides=(240,)), (3, 3))
-    rng = torch.Generator().manual_seed(0)
-    seeds = [
-        Scores(torch.rand(()), torch.rand(3, 3), torch.rand(2, generator=rng), torch.rand(2, 3, 3, generator=rng))
-        for _ in layout.boxes
-    ]
-    parts = [Scores(one.image_seeds.mean(), one.patch_seeds.mean(dim=0), one.image_seeds, one.patch_seeds) for one in seeds]
-    joined = layout.join(parts)
-    plain = layout.join([Scores(one.image_score, one.patch_scores) for one in parts])
+    rng = np.random.default_rng(0)
+    seeds = [(rng.random(2, np.float32), rng.random((2, 3, 3), np.float32)) for _ in layout.boxes]
+    parts = [ImageScores(images.mean(), patches.mean(axis=0), images, patches) for images, patches in seeds]
+    joined = join(layout, parts)
+    plain = join(layout, [ImageScores(one.image_score, one.patch_scores) for one in parts])
     assert joined.patch_seeds.shape == (2, *layout.grid)
-    assert torch.allclose(joined.patch_scores, plain.patch_scores)  # a mean of means
-    assert torch.equal(joined.image_seeds, parts[0].image_seeds)
+    assert np.allclose(joined.patch_scores, plain.patch_scores)  # a mean of means
+    assert np.array_equal(joined.image_seeds, parts[0].image_seeds)
     assert joined.image_score == parts[0].image_score
     assert plain.patch_seeds is None
 
@@ -140,19 +138,19 @@ def test_parts_are_joined_seed_by_seed():
 class Parts(MeanJob):
     """Notes how far parts are cut ahead of the model."""
 
-    tiling = Tiling(sides=(64,), overlap=0.0)
+    recipe = Recipe(tiling=Tiling(sides=(64,), overlap=0.0))
 
     def __init__(self, fits=10**9):
         super().__init__(fits)
         self.cut = self.most = 0
 
-    def layout(self, picture):
-        return lay_out(picture, self.tiling, (2, 2))
-
     def preprocess(self, picture):
+        return picture.copy(), lay_out(picture, self.recipe.tiling, (2, 2))
+
+    def pixels(self, picture):
         self.cut += 1
         self.most = max(self.most, self.cut - sum(self.batches))
-        return super().preprocess(picture.resize((8, 8)))
+        return super().pixels(picture.resize((8, 8)))
 
 
 def test_tiles_go_through_in_batches_and_are_cut_when_their_turn_comes():
@@ -232,11 +230,11 @@ def test_stages_of_a_cluster_carry_parts(detector, tmp_path):
         Image.fromarray(drawn(seed, (70, 90 + seed))).save(tmp_path / f"{seed}.png")
     images = [SourceItem(path, path.name, path.stem) for path in sorted(tmp_path.iterdir())]
     job = detector.job("nut", tiles=64)
-    light = work_of(job.without_model(), 4)
+    processor = job.without_model()
     score = Score(lambda task: work_of(job, 4), 2)
-    shard = score(Decode([light], draws=True)(packed(0, images)))
+    shard = score(Decode([processor], draws=True)(packed(0, images)))
     for (image, scores), item in zip(data_of(shard), images, strict=True):
-        got = light.finish(image.item, image.size, scores, image.timings)
+        got = processor.finish(image.item, image.size, scores, image.timings)
         assert np.abs(got.anomaly_map - detector.predict(item.image, "nut", tiles=64).anomaly_map).max() < 1e-5
 
 

@@ -21,12 +21,13 @@ from PIL import Image
 from torch import Tensor
 
 from anovl import AnoVL
+from anovl.blending import blend
 from anovl.config import Tiling
-from anovl.core.scoring import Scores, to_image_size
+from anovl.core.scoring import to_image_size
 from anovl.data.synthetic import CLASSES, Sample, draw
 from anovl.engine import local
 from anovl.metrics import PixelMetrics, auroc
-from anovl.tiling import blend
+from anovl.results import ImageScores
 
 MEANS: dict[str, Callable[[Tensor], Tensor]] = {
     "arithmetic": lambda maps: maps.mean(dim=0),
@@ -46,13 +47,13 @@ def scored(detector: AnoVL, sample: Sample, sides: Sequence[int]) -> tuple[list[
     job = detector.job(sample.class_name, tiles=Tiling(sides=tuple(sides)))
     picture = Image.fromarray(sample.image)
     layout = job.layout(picture)
-    pixels = [job.preprocess(picture.crop(box)) for box in layout.boxes]
-    batches: list[list[Scores]] = [local.Stacked(job).score(pixels[start : start + 8]) for start in range(0, len(pixels), 8)]
+    pixels = [job.pixels(picture.crop(box)) for box in layout.boxes]
+    batches: list[list[ImageScores]] = [local.Stacked(job).score(pixels[start : start + 8]) for start in range(0, len(pixels), 8)]
     parts = list(chain.from_iterable(batches))
     counts = [len(scale.corners) for scale in layout.scales]
-    grids = torch.stack([part.patch_scores[None] for part in parts]).split(counts)
+    grids = torch.from_numpy(np.stack([part.patch_scores[None] for part in parts])).split(counts)
     maps = [blend(own, scale, layout.shape)[0] for own, scale in zip(grids, layout.scales, strict=True)]
-    return maps, list(torch.stack([part.image_score for part in parts]).split(counts))
+    return maps, list(torch.from_numpy(np.stack([part.image_score for part in parts])).split(counts))
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,6 +23,7 @@ from anovl.core.scoring import anomaly_score
 from anovl.data.sources import SourceItem
 from anovl.data.synthetic import draw
 from anovl.detector import AnoVL
+from anovl.engine.local import images_of
 from anovl.render.overlay import overlay
 from anovl.render.writers import save_image
 
@@ -179,14 +181,13 @@ def _stages(
     job = detector.job(class_name, adapt=True, seed=seed)
     plain, sentences = replace(job, adapters=()), detector.prompts(class_name)
     loaded = [job.load(image) for image in images]
-    inputs = [job.preprocess(picture) for picture, _ in loaded]
-    pixels = torch.stack(inputs).to(backbone.device)
+    inputs = [job.pixels(picture) for picture, _ in loaded]
+    pixels = torch.from_numpy(np.stack(inputs)).to(backbone.device)
     tokens, scale = encoder(pixels), detector.method.logit_scale
-    scores = plain.score(pixels).cpu()
-    grids = [(scores.image(index).patch_scores.numpy(), size) for index, (_, size) in enumerate(loaded)]
-    found = [
-        plain.finish(SourceItem(None, None, "image"), size, scores.image(index), {}) for index, (_, size) in enumerate(loaded)
-    ]
+    scores = images_of(plain.score(pixels))
+    grids = [(one.patch_scores, size) for one, (_, size) in zip(scores, loaded, strict=True)]
+    item = SourceItem(None, None, "image")
+    found = [plain.finish(item, size, one, {}) for one, (_, size) in zip(scores, loaded, strict=True)]
     drawn = [(picture, one) for (picture, _), one in zip(loaded, found, strict=True)]
     overlays = [overlay(*pair) for pair in drawn]
     return {
@@ -196,8 +197,8 @@ def _stages(
             lambda: backbone.encode_text([*sentences.normal, *sentences.abnormal]),
         ),
         "decode": ("file to RGB, one thread", lambda: [job.load(image) for image in images]),
-        "resize": ("RGB to the model's input, one thread", lambda: [job.preprocess(picture) for picture, _ in loaded]),
-        "copy": ("a batch of inputs to the device", lambda: torch.stack(inputs).to(backbone.device)),
+        "resize": ("RGB to the model's input, one thread", lambda: [job.pixels(picture) for picture, _ in loaded]),
+        "copy": ("a batch of inputs to the device", lambda: torch.from_numpy(np.stack(inputs)).to(backbone.device)),
         "class token": ("the model's own path", lambda: encoder.encode_class(pixels)),
         "local path": ("what the local tokens add", lambda: encoder(pixels)),
         "score": (

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from anovl import mutual
 from anovl.backbones import Backbone, load_backbone
@@ -31,8 +31,8 @@ from anovl.config import recipe as make_recipe
 from anovl.core.prompts import PromptSet, Wording, build_prompts
 from anovl.core.scoring import score_range
 from anovl.data.images import ImageLimits
+from anovl.data.resizing import to_pixel_values
 from anovl.data.sources import SourceItem, iter_source
-from anovl.data.transforms import to_pixel_values
 from anovl.detection import DetectionJob, bind
 from anovl.devices import pick_devices
 from anovl.engine import local, maps, pipeline
@@ -197,17 +197,6 @@ class AnoVL:
         other.replicas = tuple(replica.with_profile(profile) for replica in self.replicas)
         return other
 
-    def without_model(self) -> AnoVL:
-        """The same settings without weights, small to send: it preprocesses, and makes maps of what another one scored."""
-        other, bare, method = copy(self), nn.Module(), copy(self.method)
-        bare.logit_scale = self.backbone.clip.logit_scale  # the drawing scale asks for it
-        other.backbone, other.method = replace(self.backbone, clip=bare, tokenizer=None), method  # type: ignore[arg-type]
-        other.replicas = ()
-        del method.encoder, other.texts
-        other.bank = None
-        vars(method).pop("bank", None)
-        return other
-
     def keep_texts_in_memory(self) -> None:
         """Write no more text features to disk: who lets others name classes does not let them fill it."""
         self.texts.writable = False
@@ -233,13 +222,14 @@ class AnoVL:
     def preprocess(self, picture: Image.Image) -> Tensor:
         """An RGB picture -> [3, H, W] fp32 at the backbone's input size."""
         backbone = self.backbone
-        return to_pixel_values(
+        values = to_pixel_values(
             picture,
             size=backbone.image_size,
             interpolation=self.recipe.interpolation,
             mean=backbone.mean,
             std=backbone.std,
         )
+        return torch.from_numpy(values)
 
     def anomaly_map(self, patch_scores: FloatArray, size: tuple[int, int]) -> FloatArray:
         """The map [H, W] of a patch grid [h, w] at a size, smoothed and up-sampled as the recipe says."""
@@ -295,6 +285,7 @@ class AnoVL:
             names=names,
             tiles=tiles,
         )
+        prediction: Prediction
         (prediction,) = results(local.run(job, [item], workers=1))
         return prediction
 

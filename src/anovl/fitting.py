@@ -16,6 +16,7 @@ from anovl.data.sources import SourceItem
 from anovl.detection import DetectionJob
 from anovl.devices import to_device
 from anovl.engine.local import out_of_memory_told
+from anovl.engine.processing import Pixels
 from anovl.errors import UsageError
 from anovl.methods import FittingMethod, fitting_method
 from anovl.methods.few_shot import MOST_PICTURES, Bank
@@ -70,15 +71,15 @@ class FittingJob:
         """As the protocol says."""
         return self.job.load(image)
 
-    def preprocess(self, picture: Image.Image) -> Tensor:
+    def preprocess(self, picture: Image.Image) -> Pixels:
         """As the protocol says."""
-        return self.job.preprocess(picture)
+        return self.job.pixels(picture)
 
     @torch.inference_mode()
-    def score(self, batch: Sequence[Tensor]) -> list[Features]:
+    def score(self, batch: Sequence[Pixels]) -> list[Features]:
         """Tokens of each picture, on the CPU."""
         with out_of_memory_told():
-            pixels = to_device(torch.stack(list(batch)), self.job.detector.backbone.device)
+            pixels = to_device(torch.from_numpy(np.stack(batch)), self.job.detector.backbone.device)
             paths = [path.float().cpu() for path in self.method.features(pixels, self.settings)]
         return [tuple(path[index] for path in paths) for index in range(len(batch))]
 

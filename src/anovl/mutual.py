@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -19,17 +19,17 @@ from anovl.data.sources import SourceItem
 from anovl.detection import DetectionJob
 from anovl.devices import to_device
 from anovl.engine import pipeline
-from anovl.engine.local import out_of_memory_told
+from anovl.engine.local import Finish, images_of, out_of_memory_told
 from anovl.engine.pipeline import Outcome
+from anovl.engine.processing import Pixels
 from anovl.errors import ImageError, UsageError
 from anovl.methods.anovl import AnoVLMethod
 from anovl.methods.few_shot import chosen_layers, fused
 from anovl.methods.musc import LEAST, mutual_distances, rescored, settled_weight, standardized
 from anovl.metrics.spill import SpilledArray, SpillFile
+from anovl.results import ImageScores
 
 log = logging.getLogger(__name__)
-
-Finish = Callable[[SourceItem, tuple[int, int], Scores, dict[str, float]], Any]
 
 
 class Encoded(NamedTuple):
@@ -38,12 +38,12 @@ class Encoded(NamedTuple):
     Attributes:
         scores: by the text.
         class_token: [C].
-        tokens: for each path [M, D], standardized.
+        tokens: for each path [M, D], standardized; fp32 or fp16.
         size: (H, W) of the image in px.
         timings: milliseconds of the stages so far.
     """
 
-    scores: Scores
+    scores: ImageScores
     class_token: Tensor
     tokens: tuple[Tensor, ...]
     size: tuple[int, int]
@@ -73,7 +73,7 @@ class MutualJob:
             raise UsageError("batched: a score depends on the other images, so no profile holds for it; leave the profile out")
         if detector.bank is not None:
             raise UsageError("batched: this detector was fitted to good pictures; take it without the bank, or leave batched out")
-        if not self.job.tiling.whole:
+        if not self.job.recipe.tiling.whole:
             raise UsageError("batched: compares whole images; leave tiles and crop out")
         if detector.replicas:
             raise UsageError(f"batched: computes on one device, got {detector.device}")
@@ -84,28 +84,28 @@ class MutualJob:
         """As the protocol says."""
         return self.job.load(image)
 
-    def preprocess(self, picture: Image.Image) -> Tensor:
+    def preprocess(self, picture: Image.Image) -> Pixels:
         """As the protocol says."""
-        return self.job.preprocess(picture)
+        return self.job.pixels(picture)
 
     @torch.inference_mode()
-    def score(self, batch: Sequence[Tensor]) -> list[tuple[Scores, Tensor, tuple[Tensor, ...]]]:
+    def score(self, batch: Sequence[Pixels]) -> list[tuple[ImageScores, Tensor, tuple[Tensor, ...]]]:
         """Scores by the text, class token and tokens of each image, on the CPU."""
         job, backbone = self.job, self.job.detector.backbone
         method: Any = job.detector.method
         with out_of_memory_told():
-            pixels = to_device(torch.stack(list(batch)), backbone.device)
+            pixels = to_device(torch.from_numpy(np.stack(batch)), backbone.device)
             scores, class_tokens, paths = method.look(pixels, job.text, job.adapters, layers=self.settings.layers)
             kind = torch.float32 if backbone.dtype == torch.float32 else torch.float16
             tokens = [standardized(path).to(kind).cpu() for path in paths]
-        scores, class_tokens = job.finite(scores).cpu(), class_tokens.float().cpu()
-        return [(scores.image(i), class_tokens[i], tuple(path[i] for path in tokens)) for i in range(len(batch))]
+        images, class_tokens = images_of(job.finite(scores)), class_tokens.float().cpu()
+        return [(image, class_tokens[i], tuple(path[i] for path in tokens)) for i, image in enumerate(images)]
 
     def finish(
         self,
         item: SourceItem,
         size: tuple[int, int],
-        scores: tuple[Scores, Tensor, tuple[Tensor, ...]],
+        scores: tuple[ImageScores, Tensor, tuple[Tensor, ...]],
         timings: dict[str, float],
     ) -> Encoded:
         """As the protocol says."""
@@ -118,7 +118,7 @@ def run(
     items: Iterable[SourceItem],
     *,
     settings: Mutual,
-    finish: Finish | None = None,
+    finish: Finish[Any] | None = None,
     batch_size: int = 8,
     workers: int = 2,
     keep_pictures: bool = False,
@@ -164,29 +164,29 @@ def run(
 
 
 @torch.inference_mode()
-def _scores(job: MutualJob, usable: Sequence[Encoded], stored: Sequence[Sequence[SpilledArray]]) -> list[Scores]:
+def _scores(job: MutualJob, usable: Sequence[Encoded], stored: Sequence[Sequence[SpilledArray]]) -> list[ImageScores]:
     """Scores of each image by the text and the others, or by the others alone."""
     method, device = job.job.detector.method, job.job.detector.backbone.device
     grid, settings = method.encoder.grid, job.settings
-    found = []
+    distances = []
     for path in zip(*stored, strict=True):
 
         def read(numbers: Sequence[int], path: Sequence[SpilledArray] = path) -> Tensor:
             tokens = torch.from_numpy(np.stack([np.asarray(path[number]) for number in numbers]))
             return tokens.view(len(numbers), grid[0] * grid[1], -1)
 
-        found.append(mutual_distances(read, len(usable), grid, settings, device=device))
-    distance = torch.stack(found).mean(dim=0).unflatten(1, grid)
+        distances.append(mutual_distances(read, len(usable), grid, settings, device=device))
+    distance = torch.stack(distances).mean(dim=0).unflatten(1, grid)
     if settings.weight is None:
         whole = Scores(distance.flatten(1).amax(dim=1) / 2, distance / 2)
     else:
-        text = Scores(*(torch.stack(part) for part in zip(*(one.scores[:2] for one in usable), strict=True)))
+        text = Scores(*(torch.from_numpy(np.stack(part)) for part in zip(*(one.scores[:2] for one in usable), strict=True)))
         weight = settled_weight(distance) if settings.weight == "auto" else settings.weight
         log.info("weight of the distances: %.3g", weight)
         whole = fused(text, distance, weight * method.logit_scale)
     images = rescored(whole.image_score, torch.stack([one.class_token for one in usable]), settings)
-    named = [one.scores.name_scores for one in usable]
-    return [Scores(images[number], whole.patch_scores[number], name_scores=named[number]) for number in range(len(usable))]
+    found = images_of(Scores(images, whole.patch_scores))
+    return [scores._replace(name_scores=one.scores.name_scores) for scores, one in zip(found, usable, strict=True)]
 
 
 def _picture(job: DetectionJob, item: SourceItem) -> Image.Image | None:

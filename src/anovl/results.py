@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,24 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
+
+
+class ImageScores(NamedTuple):
+    """What a model gives for one image.
+
+    Attributes:
+        image_score: in [0, 1].
+        patch_scores: [h, w] in [0, 1].
+        image_seeds: [S] one score a seed, and
+        patch_seeds: [S, h, w], where there were several; the two above are their means.
+        name_scores: [h, w, K] cosines with the names of defects in [-1, 1], where names were asked for (`anovl.naming`).
+    """
+
+    image_score: np.float32
+    patch_scores: FloatArray
+    image_seeds: FloatArray | None = None
+    patch_seeds: FloatArray | None = None
+    name_scores: FloatArray | None = None
 
 
 @dataclass(frozen=True)

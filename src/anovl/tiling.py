@@ -1,4 +1,4 @@
-"""An image in parts: overlapping tiles at one or several scales beside the whole, their patch grids blended to one without seams.
+"""An image in parts: where overlapping tiles at one or several scales beside the whole lie; `anovl.blending` joins their scores.
 
 Everything is placed in cells, the patches of the finest scale: a whole number of cells covers the image, so that a tile's patches
 are cells of its scale and nothing is resampled between the tiles of a scale. What comes out is a patch grid of the image as any
@@ -12,13 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
 
 from anovl.config import Tiling
-from anovl.core.scoring import Scores
 from anovl.data.foreground import foreground_box
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, px, as Pillow has it
@@ -55,31 +51,6 @@ class Layout:
     shape: Shape
     scales: tuple[Scale, ...]
     boxes: tuple[Box, ...]
-
-    def join(self, parts: Sequence[Scores]) -> Scores:
-        """Scores of the image from those of its parts, one for each of `boxes`, as `Scores.image` gives them.
-
-        Patches: the mean over the scales of what `blend` makes of each; 0 outside of what is looked at. Image score: that of the
-        whole. With several seeds each is joined for itself.
-        """
-        several = parts[0].patch_seeds is not None
-        patches = torch.stack([one.patch_seeds if several else one.patch_scores[None] for one in parts])  # type: ignore[misc]
-        joined = self._joined(patches)
-        named = None
-        if parts[0].name_scores is not None:
-            grids = torch.stack([one.name_scores.permute(2, 0, 1) for one in parts])  # type: ignore[union-attr]
-            named = self._joined(grids).permute(1, 2, 0)
-        whole = parts[0]
-        return Scores(whole.image_score, joined.mean(dim=0), whole.image_seeds, joined if several else None, named)
-
-    def _joined(self, patches: Tensor) -> Tensor:
-        """Grids of the parts [T, S, h, w] as one of the image, [S, rows, columns]."""
-        split = patches.split([len(scale.corners) for scale in self.scales])
-        maps = [blend(own, scale, self.shape) for own, scale in zip(split, self.scales, strict=True)]
-        joined = torch.zeros(patches.shape[1], *self.grid)
-        top, left = self.start
-        joined[:, top : top + self.shape[0], left : left + self.shape[1]] = torch.stack(maps).mean(dim=0)
-        return joined
 
 
 def lay_out(picture: Image.Image, tiling: Tiling, tile: Shape) -> Layout:
@@ -139,26 +110,3 @@ def _box(size: Shape, grid: Shape, start: Shape, shape: Shape, scale: Scale, cor
         edges.append((begin, min(max(round(first + tile[axis] * own), begin + 1), size[axis])))
     (top, bottom), (left, right) = edges
     return left, top, right, bottom
-
-
-def blend(patches: Tensor, scale: Scale, shape: Shape) -> Tensor:
-    """One grid of the tiles of a scale: a cell is the mean of the tiles over it, each weighted by its distance from their edges.
-
-    Weights add up to 1 in each cell and run linearly from tile to tile, so that there is no seam.
-
-    Args:
-        patches: [T, S, h, w], tiles in the order of the scale's corners.
-        scale: where they are.
-        shape: (rows, columns) of the result; where the scale has others, up-sampled bilinearly.
-
-    Returns:
-        [S, rows, columns] fp32
-    """
-    rows, columns = patches.shape[-2:]
-    window = torch.outer(*(n / 2 - (torch.arange(n) - (n - 1) / 2).abs() for n in (rows, columns)))
-    total = torch.zeros(patches.shape[1], *scale.shape)
-    weights = torch.zeros(scale.shape)
-    for (top, left), own in zip(scale.corners, patches, strict=True):
-        total[:, top : top + rows, left : left + columns] += window * own
-        weights[top : top + rows, left : left + columns] += window
-    return F.interpolate((total / weights)[None], size=shape, mode="bilinear", align_corners=False)[0]

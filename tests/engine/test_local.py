@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from tests.engine.threads import threads_end
 
-from anovl.config import Tiling
+from anovl.config import Recipe
 from anovl.core.scoring import Scores
 from anovl.data.images import load_sized_image
 from anovl.data.sources import SourceItem
@@ -26,7 +26,7 @@ from anovl.results import Prediction
 class MeanJob:
     """Scores an image by its mean grey; `fits` is the largest batch that does not run out of memory."""
 
-    tiling = Tiling()
+    recipe = Recipe()
 
     def __init__(self, fits=10**9, error=None):
         self.fits, self.batches = fits, []
@@ -36,7 +36,10 @@ class MeanJob:
         return load_sized_image(image)
 
     def preprocess(self, picture):
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+        return self.pixels(picture)
+
+    def pixels(self, picture):
+        return np.asarray(picture, np.float32).transpose(2, 0, 1) / 255
 
     def score(self, pixel_values):
         if len(pixel_values) > self.fits:
@@ -46,7 +49,7 @@ class MeanJob:
         return Scores(mean, mean[:, None, None].expand(-1, 2, 2))
 
     def finish(self, item, size, scores, timings):
-        grid = scores.patch_scores.contiguous().numpy()
+        grid = scores.patch_scores
         return Prediction(item.image_path, size, "thing", float(scores.image_score), grid, grid, timings_ms=timings)
 
 

@@ -198,7 +198,6 @@ def test_replicas_change_with_their_detector(small):
         assert type(replica.method) is type(changed.method)
         assert replica.recipe == changed.recipe
         assert replica.backbone is model.replicas[0].backbone
-    assert model.without_model().replicas == ()
     profile = model.calibrate([np.full((64, 64), value, np.uint8) for value in range(5)], "nut", fpr=0.5)
     calibrated = model.with_profile(profile)
     assert calibrated.replicas[0].threshold == calibrated.threshold == profile.image_threshold

@@ -5,6 +5,7 @@ Another set with the same keys and other sizes runs through the same tests: ANOV
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -14,8 +15,9 @@ from anovl import AnoVL
 from anovl.config import RECIPES
 from anovl.core.adapter import Adapter, Start
 from anovl.core.prompts import build_prompts
-from anovl.core.scoring import Scores, TextFeatures, anomaly_score, text_features
+from anovl.core.scoring import TextFeatures, anomaly_score, text_features
 from anovl.data.sources import SourceItem
+from anovl.results import ImageScores
 
 TOLERANCE = {"atol": 1e-5, "rtol": 0}
 ABLATIONS = {"qkv": ("qkv", None), "v_last": ("v", 1), "vv_last": ("vv", 1), "vv_last6": ("vv", 6), "vv_all": ("vv", None)}
@@ -116,7 +118,7 @@ def test_adaptation_of_the_released_code(k, ours, released):
     close(grid[0], released[f"tta_patch_scores/{k}"])
     job = ours.job("bottle", adapt=True)
     item = SourceItem(released[f"image/{k}"].numpy(), None, "image")
-    prediction = job.finish(item, (240, 240), Scores(torch.tensor(0.5), grid[0]), {})
+    prediction = job.finish(item, (240, 240), ImageScores(np.float32(0.5), grid[0].numpy()), {})
     close(torch.from_numpy(prediction.anomaly_map), released[f"tta_map/{k}"])
 
 

@@ -169,9 +169,9 @@ def predict(
         settings = common | bound.settings
         done = out.check(settings, resume=resume)
         record = {"versions": versions, "device": chosen.device, "settings": settings, "guarantee": bound.guarantee}
-        light = _work(bound.job.without_model(), batch_size)
-        decode = Decode([light], draws="overlay" in common["save"], max_bytes=chosen.max_bytes)
-        write = Write(light, folder, common["save"], common["map_format"])
+        processor = bound.job.without_model()
+        decode = Decode([processor], draws="overlay" in common["save"], max_bytes=chosen.max_bytes)
+        write = Write(processor, folder, common["save"], common["map_format"])
         todo, summaries = left(rows, done), list(done.values())
         with folder.held(), resumable(lambda: folder.read(RUN) is not None), progress(len(todo)) as advance:
             folder.write_json(RUN, record | {"status": "running"})
@@ -229,12 +229,9 @@ def absolute(model: str) -> str:
 def _bind(chosen: Chosen, batch_size: int, task: int) -> Work[Any, Any, Prediction]:
     """The model in a worker; there is one task."""
     del task
-    return _work(chosen.bind().job, batch_size)
-
-
-def _work(job: Any, batch_size: int) -> Work[Any, Any, Prediction]:
     from anovl.engine.runtime import ExportedJob
 
+    job = chosen.bind().job
     if isinstance(job, ExportedJob):
         return job
     from anovl.engine.local import work_of

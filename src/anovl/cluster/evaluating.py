@@ -15,9 +15,9 @@ from anovl.data.datasets import Category
 from anovl.data.sources import SourceItem
 from anovl.engine.local import work_of
 from anovl.engine.pipeline import Outcome, Work
-from anovl.evaluation import Resolution, Scored, Variant
+from anovl.evaluation import Scored, Variant
 from anovl.evaluation.measuring import Part, compare
-from anovl.evaluation.scoring import ScoringJob, Task
+from anovl.evaluation.scoring import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Ray:
         firsts: dict[str, Task] = {}
         for task in tasks:
             firsts.setdefault(task.variant.name, task)
-        lights = {name: task.job().without_model() for name, task in firsts.items()}  # all of a variant preprocess alike
+        processors = {name: task.job().without_model() for name, task in firsts.items()}  # all of a variant preprocess alike
         rows = [
             row(number, items[start : start + self.shard_size], task=number)
             for number, items in enumerate(list(map(_portable, task.items)) for task in tasks)
@@ -47,7 +47,7 @@ class Ray:
         ]
         results = execute(
             rows,
-            decode=Decode([work_of(lights[task.variant.name], batch_size) for task in tasks]),
+            decode=Decode([processors[task.variant.name] for task in tasks]),
             bind=_Bind(self.load, [(task.variant.name, _without_images(task), task.seeds) for task in tasks], batch_size),
             pool=replace(self.pool, batch_size=batch_size),
             ordered=True,
@@ -58,14 +58,12 @@ class Ray:
                     yield slot
                 else:
                     image, scores = slot
-                    job = lights[tasks[shard["task"]].variant.name]
-                    yield Outcome(image.item, job.finish(image.item, image.size, scores, image.timings))
+                    yield Outcome(image.item, Scored.of(image.item, image.size, scores, image.timings))
 
-    def compare(self, task: Task, scored: Sequence[Scored], resolution: Resolution) -> Iterator[Part]:
+    def compare(self, task: Task, scored: Sequence[Scored], size: tuple[int, int] | None) -> Iterator[Part]:
         """As the protocol says; as many shards at once as the cluster has CPUs, and as many more in line."""
         import ray
 
-        variant = ray.put(task.variant.without_model())
         remote: Any = ray.remote(num_cpus=1)(compare)
         coming: deque[Any] = deque()
         most = 2 * int(ray.cluster_resources()["CPU"])
@@ -75,10 +73,10 @@ class Ray:
                 yield fetch(coming.popleft())
             coming.append(
                 remote.remote(
-                    variant,
                     replace(task.category, test=task.category.test[chosen], train=()),
                     scored[chosen],
-                    resolution=resolution,
+                    recipe=task.variant.recipe,
+                    size=size,
                 )
             )
         while coming:
@@ -110,8 +108,8 @@ class _Bind:
         self._load, self._tasks, self._batch_size = load, tasks, batch_size
         self._variants: dict[str, Variant] = {}
 
-    def __call__(self, task: int) -> Work[Any, Any, Scored]:
+    def __call__(self, task: int) -> Work[Any, Any, Any]:
         if not self._variants:
             self._variants = {variant.name: variant for variant in self._load()}
         name, category, seeds = self._tasks[task]
-        return work_of(ScoringJob(self._variants[name].job(category, seeds)), self._batch_size)
+        return work_of(self._variants[name].job(category, seeds), self._batch_size)

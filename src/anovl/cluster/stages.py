@@ -1,4 +1,7 @@
-"""What Ray's workers do with a shard: decode, score, write. One row of a data set is one shard, its images pickled."""
+"""What Ray's workers do with a shard: decode, score, write. One row of a data set is one shard, its images pickled.
+
+Workers that decode and write import no torch: Ray starts and ends them all the time, and it takes most of their start.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from anovl.cluster.storage import Folder
 from anovl.config import MAX_IMAGE_BYTES
 from anovl.data.sources import SourceItem
 from anovl.engine import pipeline
-from anovl.engine.pipeline import Outcome, Work
+from anovl.engine.pipeline import Outcome, Processor, Work
 from anovl.errors import ImageError
 from anovl.files import ROWS
 from anovl.render import overlay as drawing
@@ -56,29 +59,29 @@ class Decode:
     """On any CPU: images to what the model reads.
 
     Attributes:
-        works: of the tasks, without their models.
+        processors: of the tasks.
         draws: keep pictures for the overlays.
-        max_bytes: larger files at addresses are refused once so much is read; the works refuse those of this machine unread.
+        max_bytes: larger files at addresses are refused once so much is read; processors refuse those of this machine unread.
     """
 
-    works: Sequence[Work[Any, Any, Any]]
+    processors: Sequence[Processor[Any, Any, Any]]
     draws: bool = False
     max_bytes: int = MAX_IMAGE_BYTES
 
     def __call__(self, shard: Row) -> Row:
         """Items to decoded images; broken ones to their errors."""
         items: Sequence[SourceItem] = data_of(shard)
-        work = self.works[shard["task"]]
+        processor = self.processors[shard["task"]]
         images = reads((item.image for item in items), max_bytes=self.max_bytes)
-        slots = [self._decode(work, item, image) for item, image in zip(items, images, strict=True)]
+        slots = [self._decode(processor, item, image) for item, image in zip(items, images, strict=True)]
         return row(shard["shard"], slots, task=shard["task"])
 
-    def _decode(self, work: Work[Any, Any, Any], item: SourceItem, image: Callable[[], Any]) -> Any:
+    def _decode(self, processor: Processor[Any, Any, Any], item: SourceItem, image: Callable[[], Any]) -> Any:
         try:
-            decoded = pipeline.decode(work, replace(item, image=image()), keep_picture=self.draws)
+            decoded = pipeline.decode(processor, replace(item, image=image()), keep_picture=self.draws)
             return replace(decoded, item=item)
         except ImageError as exc:
-            named = isinstance(item.image, Path)  # else the work saw bytes
+            named = isinstance(item.image, Path)  # else the processor saw bytes
             return Outcome(item, error=exc if named else type(exc)(_name(item), exc.reason))
 
 
@@ -114,13 +117,13 @@ class Write:
     Done twice, as after the loss of a node, it writes the same files again.
 
     Attributes:
-        work: without its model.
+        processor: what makes predictions of scores.
         folder: of the output.
         save: kinds of pictures.
         map_format: of saved maps.
     """
 
-    work: Work[Any, Any, Prediction]
+    processor: Processor[Any, Any, Prediction]
     folder: Folder
     save: Collection[str]
     map_format: MapFormat
@@ -135,7 +138,7 @@ class Write:
                 errors.append({"image_path": slot.item.key, "error": reason})
                 continue
             image, scores = slot
-            prediction = self.work.finish(image.item, image.size, scores, image.timings)
+            prediction = self.processor.finish(image.item, image.size, scores, image.timings)
             for kind in self.save:
                 self._save(kind, image, prediction)
             rows.append(row_of(image.item.key, prediction))

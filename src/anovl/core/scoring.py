@@ -29,14 +29,6 @@ class Scores(NamedTuple):
     patch_seeds: Tensor | None = None
     name_scores: Tensor | None = None
 
-    def cpu(self) -> Scores:
-        """The same on the CPU."""
-        return Scores(*(None if values is None else values.cpu() for values in self))  # type: ignore[arg-type]
-
-    def image(self, index: int) -> Scores:
-        """Those of one image: [] and [h, w]."""
-        return Scores(*(None if values is None else values[index] for values in self))  # type: ignore[arg-type]
-
 
 class TextFeatures(NamedTuple):
     """What a method needs of a class's prompts, fp32.

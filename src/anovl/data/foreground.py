@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 SIDE = 256  # px of the longer side of the copy that is looked at
 PLAIN = 0.95  # share of the border that must have its colour
@@ -26,6 +25,8 @@ def foreground_box(picture: Image.Image) -> tuple[int, int, int, int] | None:
     Returns:
         the box, inside the picture; None where the border is not plain, nothing of a part's size stands out, or nearly all does.
     """
+    from scipy import ndimage  # takes 0.2 s to import
+
     scale = min(1.0, SIDE / max(picture.size))
     small = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), Image.Resampling.BOX)
     pixels = np.asarray(small).astype(np.int16)

@@ -3,124 +3,111 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Generic, Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from anovl.config import Tiling
+from anovl.blending import join
+from anovl.config import Recipe
 from anovl.core.scoring import Scores
 from anovl.data.sources import SourceItem
 from anovl.engine import pipeline
 from anovl.engine.pipeline import Outcome, Result, Result_co
+from anovl.engine.processing import Pixels
 from anovl.errors import OutOfMemoryError
+from anovl.results import ImageScores
 from anovl.tiling import Layout
 
 
-class Job(Protocol[Result_co]):
+class Job(pipeline.Processor[Any, ImageScores, Result_co], Protocol):
     """A model bound to a class, as the engine sees it."""
 
     @property
-    def tiling(self) -> Tiling:
-        """In which parts an image is looked at."""
+    def recipe(self) -> Recipe:
+        """What is in force; its tiling says in which parts an image is looked at."""
 
-    def layout(self, picture: Image.Image) -> Layout:
-        """Where these parts are in an RGB picture."""
-
-    def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
-        """Anything that is an image -> RGB, and (H, W) of the whole image."""
-
-    def preprocess(self, picture: Image.Image) -> Tensor:
-        """RGB -> [3, H, W]."""
+    def pixels(self, picture: Image.Image) -> Pixels:
+        """What the model reads of an RGB picture, or of a part of one: [3, H, W] fp32."""
 
     def score(self, pixel_values: Tensor) -> Scores:
         """[B, 3, H, W] on the CPU -> scores on any device."""
 
-    def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Result_co:
-        """Scores of one image of (H, W) px, on the CPU -> what the run gives for it, a Prediction say."""
+
+Finish = Callable[[SourceItem, tuple[int, int], ImageScores, dict[str, float]], Result]  # as `pipeline.Processor.finish`
 
 
 def run(
-    job: Job[Result] | Sequence[Job[Result]],
+    job: Job[Any] | Sequence[Job[Any]],
     items: Iterable[SourceItem],
     *,
+    finish: Finish[Any] | None = None,
     batch_size: int = 8,
     workers: int = 2,
     keep_pictures: bool = False,
-) -> Generator[Outcome[Result]]:
+) -> Generator[Outcome[Any]]:
     """Score every item, in order, by a job or by one on each device; see `anovl.engine.pipeline.run`.
 
-    Tiles go through in batches, the images that they are of one at a time.
+    Tiles go through in batches, the images that they are of one at a time. `finish` makes of scores what the run gives for an
+    image; None is the job's own.
     """
     jobs = job if isinstance(job, Sequence) else [job]
-    works = [work_of(one, batch_size) for one in jobs]
-    images = 1 if jobs and jobs[0].tiling.sides else batch_size
+    works = [work_of(one, batch_size, finish) for one in jobs]
+    images = 1 if jobs and jobs[0].recipe.tiling.sides else batch_size
     return pipeline.run(works, items, batch_size=images, workers=workers, keep_pictures=keep_pictures)
 
 
-def work_of(job: Job[Result], batch_size: int) -> pipeline.Work[Any, Scores, Result]:
+def work_of(job: Job[Any], batch_size: int, finish: Finish[Any] | None = None) -> Stacked | InParts:
     """A job as the loop takes it; `batch_size` is of the parts, where it looks at an image in parts."""
-    return Stacked(job) if job.tiling.whole else InParts(job, batch_size)
+    return Stacked(job, finish) if job.recipe.tiling.whole else InParts(job, batch_size, finish)
 
 
-@dataclass(frozen=True)
-class Stacked(Generic[Result]):
-    """A job as the loop (`pipeline.Work`) takes it: tensors stacked to a batch, its scores taken apart on the CPU."""
-
-    job: Job[Result]
-
-    def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
-        """As the protocol says."""
-        return self.job.load(image)
-
-    def preprocess(self, picture: Image.Image) -> Tensor:
-        """As the protocol says."""
-        return self.job.preprocess(picture)
-
-    def score(self, batch: Sequence[Tensor]) -> list[Scores]:
-        """As the protocol says."""
-        with out_of_memory_told():
-            scores = self.job.score(torch.stack(list(batch))).cpu()
-        return [scores.image(index) for index in range(len(batch))]
-
-    def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Result:
-        """As the protocol says."""
-        return self.job.finish(item, size, scores, timings)
-
-
-class InParts(Generic[Result]):
-    """A job as the loop takes it, where images are looked at in parts: these go through in batches of their own.
+class Stacked:
+    """A job as the loop (`pipeline.Work`) takes it: pixels stacked to a batch, its scores taken apart on the CPU.
 
     Args:
         job: the job.
+        finish: as of `run`.
+    """
+
+    def __init__(self, job: Job[Any], finish: Finish[Any] | None = None) -> None:
+        self.job = job
+        self.load, self.preprocess, self.finish = job.load, job.preprocess, finish or job.finish
+
+    def score(self, batch: Sequence[Any]) -> list[ImageScores]:
+        """As the protocol says."""
+        with out_of_memory_told():
+            return images_of(self.job.score(torch.from_numpy(np.stack(batch))))
+
+
+def images_of(scores: Scores) -> list[ImageScores]:
+    """Scores of each image of a batch."""
+    arrays = [None if values is None else values.cpu().numpy() for values in scores]
+    count = len(scores.image_score)
+    return [ImageScores._make(None if values is None else values[index] for values in arrays) for index in range(count)]
+
+
+class InParts(Stacked):
+    """A job as the loop takes it, where images are looked at in parts: these go through in batches of their own.
+
+    Args:
+        job, finish: as of `Stacked`.
         batch_size: parts a pass; halved when the device is out of memory.
     """
 
-    def __init__(self, job: Job[Result], batch_size: int) -> None:
-        self.job = job
-        self._batcher = pipeline.Batcher(Stacked(job), batch_size)
+    def __init__(self, job: Job[Any], batch_size: int, finish: Finish[Any] | None = None) -> None:
+        super().__init__(job, finish)
+        self._batcher: pipeline.Batcher[Pixels, ImageScores] = pipeline.Batcher(Stacked(job), batch_size)
 
-    def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
+    def score(self, batch: Sequence[tuple[Image.Image, Layout]]) -> list[ImageScores]:
         """As the protocol says."""
-        return self.job.load(image)
-
-    def preprocess(self, picture: Image.Image) -> tuple[Image.Image, Layout]:
-        """The picture, of which parts are cut when their turn comes, and where these are."""
-        return picture.copy(), self.job.layout(picture)  # the loop may shrink its own for drawing
-
-    def score(self, batch: Sequence[tuple[Image.Image, Layout]]) -> list[Scores]:
-        """As the protocol says."""
-        parts = (self.job.preprocess(picture.crop(box)) for picture, layout in batch for box in layout.boxes)
+        parts = (self.job.pixels(picture.crop(box)) for picture, layout in batch for box in layout.boxes)
         scored = self._batcher.passes(parts)
-        return [layout.join([scores for scores, _ in itertools.islice(scored, len(layout.boxes))]) for _, layout in batch]
-
-    def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Result:
-        """As the protocol says."""
-        return self.job.finish(item, size, scores, timings)
+        return [join(layout, [one for one, _ in itertools.islice(scored, len(layout.boxes))]) for _, layout in batch]
 
 
 @contextmanager

@@ -27,25 +27,31 @@ log = logging.getLogger(__name__)
 MAPS_AHEAD = 256 * 2**20  # bytes of maps that are made before their turn
 
 Pixels = TypeVar("Pixels")
+Pixels_co = TypeVar("Pixels_co", covariant=True)
 Scored = TypeVar("Scored")
+Scored_contra = TypeVar("Scored_contra", contravariant=True)
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
 
 
-class Work(Protocol[Pixels, Scored, Result_co]):
-    """A model bound to a class, as the loop sees it."""
+class Processor(Protocol[Pixels_co, Scored_contra, Result_co]):
+    """What comes before and after a model that is bound to a class."""
 
     def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
         """Anything that is an image -> RGB, and (H, W) of the whole image; ImageError where it cannot be used."""
 
-    def preprocess(self, picture: Image.Image) -> Pixels:
+    def preprocess(self, picture: Image.Image) -> Pixels_co:
         """RGB -> what the model reads of one image."""
+
+    def finish(self, item: SourceItem, size: tuple[int, int], scores: Scored_contra, timings: dict[str, float]) -> Result_co:
+        """Scores of one image of (H, W) px -> what the run gives for it, a Prediction say."""
+
+
+class Work(Processor[Pixels, Scored, Result_co], Protocol):
+    """A model bound to a class, as the loop sees it."""
 
     def score(self, batch: Sequence[Pixels]) -> Sequence[Scored]:
         """Scores of each image; OutOfMemoryError where the batch does not fit."""
-
-    def finish(self, item: SourceItem, size: tuple[int, int], scores: Scored, timings: dict[str, float]) -> Result_co:
-        """Scores of one image of (H, W) px -> what the run gives for it, a Prediction say."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +196,7 @@ def _decode(work: Work[Pixels, Any, Any], item: SourceItem, *, keep_picture: boo
         return Outcome(item, error=exc)
 
 
-def decode(work: Work[Pixels, Any, Any], item: SourceItem, *, keep_picture: bool) -> Decoded[Pixels]:
+def decode(work: Processor[Pixels, Any, Any], item: SourceItem, *, keep_picture: bool) -> Decoded[Pixels]:
     """An image as the model reads it, with a copy of at most 1600 px for drawing where that is asked for.
 
     Raises:

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from anovl.calibration import calibrate, peaks
 from anovl.config import Decode, OutputSize
-from anovl.data.images import ImageLimits, load_sized_image
-from anovl.data.resizing import squash
+from anovl.data.images import ImageLimits
 from anovl.data.sources import SourceItem, iter_source
 from anovl.engine import pipeline
 from anovl.engine.artefact import read_card
-from anovl.engine.maps import anomaly_map
-from anovl.engine.sessions import Images, open_session
+from anovl.engine.processing import ImageProcessor, Pixels
+from anovl.engine.sessions import open_session
 from anovl.errors import AnovlError, UsageError
 from anovl.profiles import DEFAULT_FPR, Origin, Profile, fitted_name, settings_of
-from anovl.results import FloatArray, Prediction
-
-Scored = tuple[np.float32, FloatArray]  # image score, patch scores [h, w]
+from anovl.results import ImageScores, Prediction
 
 
 class ExportedModel:
@@ -134,66 +129,36 @@ class ExportedModel:
         )
         if self.profile is not None:
             self.profile.check(origin)
-        return ExportedJob(self, origin, index, recipe.output_size, recipe.decode)
+        return ExportedJob(
+            model=self,
+            origin=origin,
+            index=index,
+            class_name=origin.class_name,
+            recipe=recipe,
+            image_size=card.image_size,
+            mean=None,
+            std=None,
+            grid=card.grid,
+            limits=self.limits,
+            threshold=self.threshold,
+            profile=self.profile,
+            score_range=card.score_range,
+        )
 
 
-@dataclass(frozen=True)
-class ExportedJob:
+@dataclass(frozen=True, kw_only=True)
+class ExportedJob(ImageProcessor):
     """An exported model bound to a class; the loop's view of it (`anovl.engine.pipeline.Work`)."""
 
     model: ExportedModel
     origin: Origin
     index: int
-    output_size: OutputSize
-    decode: Decode = "full"
 
-    @property
-    def limits(self) -> ImageLimits:
-        """What images to refuse."""
-        return self.model.limits
-
-    def without_model(self) -> ExportedJob:
-        """This job for a process that loads and finishes what another one scores: no session, small to send."""
-        light = copy(self.model)
-        del light.session
-        return replace(self, model=light)
-
-    def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
-        """Anything that is an image -> RGB, and (H, W) of the whole image; see `anovl.data.images.load_sized_image`."""
-        return load_sized_image(
-            image, limits=self.limits, reduced_for=self.model.card.image_size if self.decode == "reduced" else None
-        )
-
-    def preprocess(self, picture: Image.Image) -> Images:
-        """RGB -> [H, W, 3] at the input size; scaling and normalisation are in the file."""
-        return np.asarray(squash(picture, self.model.card.image_size, self.model.card.recipe.interpolation))
-
-    def score(self, batch: Sequence[Images]) -> list[Scored]:
+    def score(self, batch: Sequence[Pixels]) -> list[ImageScores]:
         """Scores of each image."""
         scores, patches = self.model.session(np.stack(batch), self.index)
         if not (np.isfinite(scores).all() and np.isfinite(patches).all()):
             raise AnovlError(
                 f"the exported model gave values that are not finite in {self.model.card.precision}; export it in fp32"
             )
-        return list(zip(scores, patches, strict=True))
-
-    def finish(self, item: SourceItem, size: tuple[int, int], scores: Scored, timings: dict[str, float]) -> Prediction:
-        """Patch grid to map, scores to a Prediction."""
-        start = time.perf_counter()
-        card, profile, (image_score, patches) = self.model.card, self.model.profile, scores
-        made = anomaly_map(patches, size if self.output_size == "image" else card.image_size, card.recipe)
-        timings["upsample"] = (time.perf_counter() - start) * 1000
-        return Prediction(
-            image_path=str(item.image) if isinstance(item.image, str | Path) else None,
-            image_size=size,
-            class_name=self.origin.class_name,
-            pred_score=float(image_score),
-            threshold=self.model.threshold,
-            pixel_threshold=self.model.threshold if profile is None else profile.pixel_threshold,
-            calibrated=profile is not None,
-            probability=None if profile is None else profile.probability(float(image_score)),
-            anomaly_map=made,
-            patch_scores=patches,
-            timings_ms=timings,
-            score_range=card.score_range,
-        )
+        return [ImageScores(*one) for one in zip(scores, patches, strict=True)]

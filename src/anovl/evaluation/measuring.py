@@ -8,9 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from anovl.config import Recipe
 from anovl.data.datasets import Category, Sample, read_mask, resize_mask
+from anovl.engine.maps import anomaly_map
 from anovl.errors import UsageError
-from anovl.evaluation.scoring import Scored, Variant, anomaly_map
+from anovl.evaluation.scoring import Scored
 from anovl.metrics import Curve, ImageMetrics, PixelMetrics, auroc
 from anovl.results import BoolArray, FloatArray
 
@@ -111,24 +113,22 @@ class Part:
         self.images += other.images
 
 
-def compare(variant: Variant, category: Category, scored: Sequence[Scored], *, resolution: Resolution = "input") -> Part:
+def compare(category: Category, scored: Sequence[Scored], *, recipe: Recipe, size: tuple[int, int] | None) -> Part:
     """Scores and maps of images against the truth.
 
     Args:
-        variant: whose scores they are; its recipe makes maps of grids.
         category: the truth of these images.
         scored: one an image, in the order of the category.
-        resolution: "input" compares at the model's input size, masks resized (the papers' way); "original" at each
-            image's own size.
+        recipe: of the variant, which makes maps of grids.
+        size: (H, W) of maps and masks; None is each image's own.
     """
     part = Part.empty(category, seeds=len(scored[0].image_scores))
     for sample, one in zip(category.test, scored, strict=True):
         mask, inside = None, None
         if category.has_masks and sample.anomalous is not None:
-            size = one.size if resolution == "original" else variant.detector.backbone.image_size
-            mask = resize_mask(read_mask(sample, one.size), size)
+            mask = resize_mask(read_mask(sample, one.size), size or one.size)
         for index, tally in enumerate(part.tallies):
-            values = None if mask is None else anomaly_map(variant, one.patch_scores[index], mask.shape)
+            values = None if mask is None else anomaly_map(one.patch_scores[index], mask.shape, recipe)
             tally.update(sample, float(one.image_scores[index]), values, mask)
             if index == 0 and values is not None and mask is not None and mask.any() and not mask.all():
                 inside = auroc(values, mask)

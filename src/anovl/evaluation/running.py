@@ -31,7 +31,7 @@ class Engine(Protocol):
     def score(self, tasks: Sequence[Task], *, batch_size: int) -> Generator[Outcome[Scored]]:
         """What becomes of the images that are left of each task, in order."""
 
-    def compare(self, task: Task, scored: Sequence[Scored], resolution: Resolution) -> Iterable[Part]:
+    def compare(self, task: Task, scored: Sequence[Scored], size: tuple[int, int] | None) -> Iterable[Part]:
         """A task's scores and maps against the truth, in parts, in order."""
 
 
@@ -51,15 +51,15 @@ class Local:
             if not (items := task.items):
                 continue
             job = task.job()
-            work: dict[str, Any] = {"batch_size": batch_size, "workers": self.workers}
+            work: dict[str, Any] = {"finish": Scored.of, "batch_size": batch_size, "workers": self.workers}
             if task.variant.batched is None:
                 yield from local.run(job.per_device(), items, **work)
             else:
-                yield from mutual.run(job.job, items, settings=task.variant.batched, finish=job.finish, **work)
+                yield from mutual.run(job, items, settings=task.variant.batched, **work)
 
-    def compare(self, task: Task, scored: Sequence[Scored], resolution: Resolution) -> Iterator[Part]:
+    def compare(self, task: Task, scored: Sequence[Scored], size: tuple[int, int] | None) -> Iterator[Part]:
         """As the protocol says."""
-        yield compare(task.variant, task.category, scored, resolution=resolution)
+        yield compare(task.category, scored, recipe=task.variant.recipe, size=size)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,8 @@ def evaluate(
         outcomes = stack.enter_context(closing(engine.score(tasks, batch_size=batch_size)))
         for task in tasks:
             scored = task.finish(outcomes, on_image=on_image)
-            parts = engine.compare(task, scored, resolution)
+            size = None if resolution == "original" else task.variant.detector.backbone.image_size
+            parts = engine.compare(task, scored, size)
             measured = measure(parts, task.category, seeds=len(task.seeds), bootstrap=bootstrap)
             cells[task.variant.name, task.category.name] = Cell(scored, measured)
     return Evaluation(dataset=dataset, resolution=resolution, seeds=wanted, variants=variants, cells=cells)

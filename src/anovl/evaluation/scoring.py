@@ -15,12 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from torch import Tensor
 
-from anovl.config import Adaptation, FewShot, Mutual, Tiling
+from anovl.config import Adaptation, FewShot, Mutual, Recipe
 from anovl.core.prompts import Wording
-from anovl.core.scoring import Scores
 from anovl.data.datasets import Category, Sample
 from anovl.data.sources import SourceItem
 from anovl.detection import DetectionJob
@@ -30,8 +27,7 @@ from anovl.errors import AnovlError, ImageError, OutputError, UsageError
 from anovl.files import cut_torn_line, replacing
 from anovl.fitting import drawn
 from anovl.methods import method_class
-from anovl.results import FloatArray
-from anovl.tiling import Layout
+from anovl.results import FloatArray, ImageScores
 
 FEW_SHOT = FewShot()  # of what is kept of the shots
 
@@ -63,27 +59,27 @@ class Variant:
             raise UsageError(f"variant: expected a name that can be a folder's, got {self.name!r}")
         method_class(self.detector.method_name, adapt=bool(self.adapt))
 
+    @property
+    def recipe(self) -> Recipe:
+        """In force."""
+        return self.detector.method.recipe
+
     def job(self, category: Category, seeds: Sequence[int]) -> DetectionJob:
         """The detector bound to a category: its class name, and its domain where the words leave it open."""
-        method = self.detector.method
-        words = self.wording or method.wording
+        words = self.wording or self.detector.method.wording
         if words.domain == "auto" and not words.domain_words:
             words = replace(words, domain=category.kind)
-        name = category.name if method.recipe.prompts == "released" else category.class_name
+        name = category.name if self.recipe.prompts == "released" else category.class_name
         detector = self.detector
         if self.shots is not None:
             good = drawn(category.train, self.shots, self.shot_seed, name=f"{category.name}, train")
             detector = detector.fit([sample.image for sample in good], name, settings=FEW_SHOT)
         return detector.job(name, wording=words, adapt=self.adapt, seed=tuple(seeds))
 
-    def without_model(self) -> Variant:
-        """As `AnoVL.without_model`."""
-        return replace(self, detector=self.detector.without_model())
-
     def settings(self) -> dict[str, Any]:
         """Whatever its scores depend on, as plain values for run.json."""
         detector = self.detector
-        recipe = detector.method.recipe
+        recipe = self.recipe
         if isinstance(self.adapt, Adaptation):
             recipe = replace(recipe, adaptation=self.adapt)
         return {
@@ -126,53 +122,18 @@ class Scored:
         }
 
     @classmethod
+    def of(cls, item: SourceItem, size: tuple[int, int], scores: ImageScores, timings: dict[str, float]) -> Scored:
+        """What an engine's run gives for an image (`anovl.engine.local.run`): scores and grids, before they become a map."""
+        del timings
+        images = np.atleast_1d(scores.image_score if scores.image_seeds is None else scores.image_seeds)
+        patches = scores.patch_scores[None] if scores.patch_seeds is None else scores.patch_seeds
+        return cls(item.key, size, images, patches)
+
+    @classmethod
     def from_row(cls, row: dict[str, Any]) -> Scored:
         """What `to_row` wrote."""
         patches = _unpack(row["patch_scores"]).reshape(row["shape"])
         return cls(row["image"], (row["size"][0], row["size"][1]), _unpack(row["image_scores"]), patches)
-
-
-@dataclass(frozen=True)
-class ScoringJob:
-    """A detection job that stops before the map (`anovl.engine.local.Job`)."""
-
-    job: DetectionJob
-
-    @property
-    def tiling(self) -> Tiling:
-        """As the protocol says."""
-        return self.job.tiling
-
-    def layout(self, picture: Image.Image) -> Layout:
-        """As the protocol says."""
-        return self.job.layout(picture)
-
-    def without_model(self) -> ScoringJob:
-        """As `DetectionJob.without_model`."""
-        return replace(self, job=self.job.without_model())
-
-    def per_device(self) -> list[ScoringJob]:
-        """As `DetectionJob.per_device`."""
-        return [replace(self, job=job) for job in self.job.per_device()]
-
-    def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
-        """As the protocol says."""
-        return self.job.load(image)
-
-    def preprocess(self, picture: Image.Image) -> Tensor:
-        """As the protocol says."""
-        return self.job.preprocess(picture)
-
-    def score(self, pixel_values: Tensor) -> Scores:
-        """As the protocol says."""
-        return self.job.score(pixel_values)
-
-    def finish(self, item: SourceItem, size: tuple[int, int], scores: Scores, timings: dict[str, float]) -> Scored:
-        """As the protocol says."""
-        del timings
-        images = scores.image_score[None] if scores.image_seeds is None else scores.image_seeds
-        patches = scores.patch_scores[None] if scores.patch_seeds is None else scores.patch_seeds
-        return Scored(item.key, size, images.numpy(), patches.numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,9 +177,9 @@ class Task:
         """The images that are left."""
         return [SourceItem(sample.image, sample.key, sample.key) for sample in self.category.test[len(self.done) :]]
 
-    def job(self) -> ScoringJob:
+    def job(self) -> DetectionJob:
         """What scores them."""
-        return ScoringJob(self.variant.job(self.category, self.seeds))
+        return self.variant.job(self.category, self.seeds)
 
     def finish(self, outcomes: Iterator[Outcome[Scored]], *, on_image: Callable[[], None] = lambda: None) -> list[Scored]:
         """Take the outcomes of the images that are left into the file.
@@ -295,8 +256,3 @@ def _pack(values: FloatArray) -> str:
 
 def _unpack(text: str) -> FloatArray:
     return np.frombuffer(base64.b64decode(text), dtype="<f4").astype(np.float32)
-
-
-def anomaly_map(variant: Variant, grid: FloatArray, size: tuple[int, int]) -> FloatArray:
-    """The map [H, W] that the variant's recipe makes of a patch grid [h, w]."""
-    return variant.detector.anomaly_map(grid, size)

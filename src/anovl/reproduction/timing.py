@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from anovl.data.images import load_image
+from anovl.engine.local import images_of
 from anovl.evaluation import Evaluation, Variant
 
 ROUNDS = 9
@@ -29,12 +30,12 @@ def milliseconds(variants: Sequence[Variant], done: Evaluation, *, rounds: int =
     category = done.dataset.categories[0]
     picture = load_image(category.test[0].image)
     runs = [(variant, variant.job(category, done.seeds[:1])) for variant in variants]
-    pixels = {variant.name: job.preprocess(picture)[None] for variant, job in runs}
+    pixels = {variant.name: variant.detector.preprocess(picture)[None] for variant in variants}
     times: dict[str, list[float]] = {variant.name: [] for variant in variants}
     for turn in range(rounds + 1):
         for variant, job in runs:
             start = time.perf_counter()
-            job.score(pixels[variant.name]).cpu()  # waits for the device
+            images_of(job.score(pixels[variant.name]))  # waits for the device
             if turn:
                 times[variant.name].append((time.perf_counter() - start) * 1000)
     return {name: (statistics.median(some), statistics.stdev(some)) for name, some in times.items()}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from anovl.data.resizing import squash
-from anovl.data.transforms import to_pixel_values
+from anovl.data.resizing import squash, to_pixel_values
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -67,14 +65,14 @@ def test_squash_is_antialiased():
 def test_pixel_values():
     picture = Image.new("RGB", (50, 20), (255, 51, 0))
     values = to_pixel_values(picture, size=(4, 6), interpolation="bilinear", mean=(0.5, 0.2, 0.25), std=(0.25, 0.5, 0.5))
-    assert values.dtype == torch.float32
+    assert values.dtype == np.float32
     assert values.shape == (3, 4, 6)
-    assert values.is_contiguous()
+    assert values.flags.c_contiguous
     for channel, expected in enumerate((2.0, 0.0, -0.5)):
-        torch.testing.assert_close(values[channel], torch.full((4, 6), expected), atol=1e-6, rtol=0)
+        np.testing.assert_allclose(values[channel], expected, atol=1e-6)
 
 
 def test_pixel_values_keep_the_layout():
     picture = noise(5, 7)
     values = to_pixel_values(picture, size=(5, 7), interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1))
-    np.testing.assert_allclose(values.numpy() * 255, np.asarray(picture).transpose(2, 0, 1), atol=1e-4)
+    np.testing.assert_allclose(values * 255, np.asarray(picture).transpose(2, 0, 1), atol=1e-4)
