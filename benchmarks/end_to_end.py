@@ -81,7 +81,7 @@ def authors_way(job: DetectionJob, file: bytes) -> tuple[float, np.ndarray[Any, 
 def predicted(job: DetectionJob, file: bytes) -> Prediction:
     """What `AnoVL.predict` does once the class is bound."""
     picture, size = job.load(file)
-    (scores,) = images_of(job.score(torch.from_numpy(job.pixels(picture))[None]))
+    (scores,) = images_of(job.score(torch.from_numpy(np.stack([job.pixels(picture)]))))
     return job.finish(SourceItem(file, None, "image"), size, scores, {})
 
 

@@ -63,6 +63,21 @@ def test_alone_in_any_batch_and_order(golden_backbone):
             assert (a[i] - b[0]).abs().max() < 1e-6
 
 
+def test_preprocess_squashes_and_normalises(golden_backbone):
+    detector = AnoVL(replace(golden_backbone, mean=(0.5, 0.2, 0.25), std=(0.25, 0.5, 0.5)))
+    height, width = golden_backbone.image_size
+    values = detector.preprocess(Image.new("RGB", (50, 20), (255, 51, 0)))
+    assert (values.dtype, values.shape) == (torch.float32, (3, height, width))
+    assert values.is_contiguous()
+    for channel, expected in zip(values, (2.0, 0.0, -0.5), strict=True):
+        torch.testing.assert_close(channel, torch.full((height, width), expected), atol=1e-6, rtol=0)
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    plain = AnoVL(replace(golden_backbone, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))).preprocess(Image.fromarray(pixels))
+    np.testing.assert_allclose(plain.numpy() * 255, pixels.transpose(2, 0, 1), atol=1e-4)
+    with pytest.raises(UsageError, match=r"expected \[B, H, W, 3\] uint8, got \[1, 3, 64, 64\] float32"):
+        detector.job("nut").score(torch.zeros(1, 3, 64, 64))
+
+
 def test_precision_of_the_run(backbone, golden_backbone):
     """--dtype of the test run against fp32: cosines to 1e-5 in fp32, to 2e-2 in half precision."""
     pixels = torch.stack([AnoVL(golden_backbone).preprocess(Image.fromarray(drawn(seed))) for seed in range(3)])

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -101,7 +102,8 @@ def score(detector: AnoVL, samples: Iterable[Sample], wording: Wording | None = 
     for sample in samples:
         if sample.class_name not in jobs:
             jobs[sample.class_name] = detector.job(sample.class_name, wording=wording)
-        scores = jobs[sample.class_name].score(detector.preprocess(Image.fromarray(sample.image))[None])
+        job = jobs[sample.class_name]
+        scores = job.score(torch.from_numpy(np.stack([job.pixels(Image.fromarray(sample.image))])))
         values = {name: float(value) for name, value in image_scores(scores.image_score, scores.patch_scores).items()}
         anomaly_map = to_image_size(scores.patch_scores, sample.mask.shape, align_corners=False)[0].numpy()
         scored.append(Scored(values, anomaly_map.astype(np.float16), sample.mask, sample.defect, sample.class_name))

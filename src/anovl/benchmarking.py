@@ -182,9 +182,10 @@ def _stages(
     plain, sentences = replace(job, adapters=()), detector.prompts(class_name)
     loaded = [job.load(image) for image in images]
     inputs = [job.pixels(picture) for picture, _ in loaded]
-    pixels = torch.from_numpy(np.stack(inputs)).to(backbone.device)
+    images_read = torch.from_numpy(np.stack(inputs))
+    pixels = detector.normalized(images_read)
     tokens, scale = encoder(pixels), detector.method.logit_scale
-    scores = images_of(plain.score(pixels))
+    scores = images_of(plain.score(images_read))
     grids = [(one.patch_scores, size) for one, (_, size) in zip(scores, loaded, strict=True)]
     item = SourceItem(None, None, "image")
     found = [plain.finish(item, size, one, {}) for one, (_, size) in zip(scores, loaded, strict=True)]
@@ -198,7 +199,7 @@ def _stages(
         ),
         "decode": ("file to RGB, one thread", lambda: [job.load(image) for image in images]),
         "resize": ("RGB to the model's input, one thread", lambda: [job.pixels(picture) for picture, _ in loaded]),
-        "copy": ("a batch of inputs to the device", lambda: torch.from_numpy(np.stack(inputs)).to(backbone.device)),
+        "copy": ("a batch of inputs to the device, normalised", lambda: detector.normalized(torch.from_numpy(np.stack(inputs)))),
         "class token": ("the model's own path", lambda: encoder.encode_class(pixels)),
         "local path": ("what the local tokens add", lambda: encoder(pixels)),
         "score": (

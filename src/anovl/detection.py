@@ -13,7 +13,7 @@ from anovl.config import Adaptation, Decode, OutputSize, Tiling
 from anovl.core.adapter import Adapter, check_seeds, draw_start
 from anovl.core.prompts import Wording
 from anovl.core.scoring import Scores, TextFeatures, name_directions
-from anovl.devices import DTYPES, to_device
+from anovl.devices import DTYPES
 from anovl.engine.processing import ImageProcessor
 from anovl.errors import AnovlError, UsageError
 from anovl.methods import method_class
@@ -45,14 +45,13 @@ class DetectionJob(ImageProcessor):
         return replace(self, detector=replica, text=text, adapters=adapters)
 
     @torch.inference_mode()
-    def score(self, pixel_values: Tensor) -> Scores:
-        """[B, 3, H, W] -> scores.
+    def score(self, images: Tensor) -> Scores:
+        """[B, H, W, 3] uint8, RGB, at the input size -> scores.
 
         Raises:
             AnovlError: one is not finite.
         """
-        scores = self.detector.method.score(to_device(pixel_values, self.detector.backbone.device), self.text, self.adapters)
-        return self.finite(scores)
+        return self.finite(self.detector.method.score(self.detector.normalized(images), self.text, self.adapters))
 
     def finite(self, scores: Scores) -> Scores:
         """The same scores.
@@ -130,8 +129,6 @@ def bind(
         class_name=class_name,
         recipe=recipe,
         image_size=detector.backbone.image_size,
-        mean=detector.backbone.mean,
-        std=detector.backbone.std,
         grid=detector.method.encoder.grid,
         limits=detector.limits,
         threshold=detector.threshold,

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -31,10 +32,10 @@ from anovl.config import recipe as make_recipe
 from anovl.core.prompts import PromptSet, Wording, build_prompts
 from anovl.core.scoring import score_range
 from anovl.data.images import ImageLimits
-from anovl.data.resizing import to_pixel_values
+from anovl.data.resizing import squash
 from anovl.data.sources import SourceItem, iter_source
 from anovl.detection import DetectionJob, bind
-from anovl.devices import pick_devices
+from anovl.devices import pick_devices, to_device
 from anovl.engine import local, maps, pipeline
 from anovl.engine.pipeline import results
 from anovl.engine.text import TextCache
@@ -220,16 +221,27 @@ class AnoVL:
         return tokens
 
     def preprocess(self, picture: Image.Image) -> Tensor:
-        """An RGB picture -> [3, H, W] fp32 at the backbone's input size."""
-        backbone = self.backbone
-        values = to_pixel_values(
-            picture,
-            size=backbone.image_size,
-            interpolation=self.recipe.interpolation,
-            mean=backbone.mean,
-            std=backbone.std,
+        """An RGB picture -> [3, H, W] fp32 at the backbone's input size, on its device."""
+        pixels = np.array(squash(picture, self.backbone.image_size, self.recipe.interpolation))
+        return self.normalized(torch.from_numpy(pixels)[None])[0]
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """[B, H, W, 3] uint8, RGB, at the input size -> [B, 3, H, W] fp32 on the backbone's device, which gets the bytes.
+
+        Raises:
+            UsageError: `images` are no such bytes.
+        """
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != torch.uint8:
+            raise UsageError(
+                f"images: expected [B, H, W, 3] uint8, got {list(images.shape)} {str(images.dtype).removeprefix('torch.')}"
+            )
+        values = (
+            to_device(images, self.backbone.device).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         )
-        return torch.from_numpy(values)
+        values /= 255
+        for channel, mean, std in zip(values.unbind(1), self.backbone.mean, self.backbone.std, strict=True):
+            channel.sub_(mean).div_(std)
+        return values
 
     def anomaly_map(self, patch_scores: FloatArray, size: tuple[int, int]) -> FloatArray:
         """The map [H, W] of a patch grid [h, w] at a size, smoothed and up-sampled as the recipe says."""

@@ -23,11 +23,11 @@ from anovl.detection import DetectionJob
 from anovl.detector import AnoVL
 from anovl.engine.artefact import SUFFIXES, Card, ExportFormat, Precision
 from anovl.engine.export import Graph, trace, write
-from anovl.engine.sessions import Images, open_session
+from anovl.engine.sessions import open_session
 from anovl.errors import AnovlError, OutputError, UsageError, require_extra
 from anovl.files import TEMPORARY_PREFIX, replacing
 from anovl.metrics import auroc
-from anovl.results import FloatArray
+from anovl.results import FloatArray, Pixels
 
 TOLERANCE = 1e-4  # of fp32 against torch
 CALIBRATION_PICTURES = 32
@@ -40,7 +40,7 @@ _NEEDS: dict[ExportFormat, tuple[str, ...]] = {
     "torch-export": (),
 }
 
-Call = Callable[[Images, int], tuple[FloatArray, FloatArray]]
+Call = Callable[[Pixels, int], tuple[FloatArray, FloatArray]]
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def export(
             program = trace(graph, classes=len(class_names))
             write(program, built, card, form=form, pictures=_calibration(card, calibration))
             call = _call(built, several=len(class_names) > 1)
-            difference = _difference(detector, jobs, call) if check else None
+            difference = _difference(jobs, call) if check else None
             if difference is not None and precision == "fp32" and not difference <= TOLERANCE:
                 raise AnovlError(f"export: the file differs from torch by {difference:.2g}, over {TOLERANCE:g}; it was not kept")
             loss = None if precision == "fp32" else accuracy_lost(detector, jobs, call)
@@ -212,7 +212,7 @@ def _call(path: Path, *, several: bool) -> Call:
         return open_session(path, device="cpu")
     module = torch.export.load(path).module()
 
-    def call(images: Images, class_index: int) -> tuple[FloatArray, FloatArray]:
+    def call(images: Pixels, class_index: int) -> tuple[FloatArray, FloatArray]:
         inputs = (torch.from_numpy(images), torch.tensor(class_index)) if several else (torch.from_numpy(images),)
         scores, patches, _ = module(*inputs)
         return scores.numpy(), patches.numpy()
@@ -220,7 +220,7 @@ def _call(path: Path, *, several: bool) -> Call:
     return call
 
 
-def _calibration(card: Card, folder: Path | None) -> Iterator[Images]:
+def _calibration(card: Card, folder: Path | None) -> Iterator[Pixels]:
     """Pictures at the input size, from a folder or drawn."""
     if folder is None:
         share = -(-CALIBRATION_PICTURES // len(_drawable(card.classes)))
@@ -245,22 +245,19 @@ def _drawn(name: str, count: int, seed: int) -> Iterator[Sample]:
     return (draw(name, planned.seed(seed), defect=planned.defect) for planned in plan(name, per_class=count, seed=seed))
 
 
-def _inputs(detector: AnoVL, samples: Sequence[Sample]) -> tuple[torch.Tensor, Images]:
-    """The same pictures as torch and as the file reads them."""
-    pictures = [Image.fromarray(sample.image) for sample in samples]
-    size, interpolation = detector.backbone.image_size, detector.recipe.interpolation
-    pixels = np.stack([np.asarray(squash(picture, size, interpolation)) for picture in pictures])
-    return torch.stack([detector.preprocess(picture) for picture in pictures]), pixels
+def _inputs(job: DetectionJob, samples: Sequence[Sample]) -> Pixels:
+    """[B, H, W, 3] as torch and the file read them."""
+    return np.stack([job.pixels(Image.fromarray(sample.image)) for sample in samples])
 
 
-def _difference(detector: AnoVL, jobs: Sequence[DetectionJob], call: Call) -> float:
+def _difference(jobs: Sequence[DetectionJob], call: Call) -> float:
     """Largest difference from torch over all scores of every class, batches of 1 and 3 drawn pictures."""
     samples = list(itertools.islice(_drawn(_drawable([job.class_name for job in jobs])[0], 6, HELD_OUT_SEED), 1, 4))
-    pixel_values, pixels = _inputs(detector, samples)
+    pixels = _inputs(jobs[0], samples)
     found = []
     for index, job in enumerate(jobs):
         for batch in (1, 3):
-            expected = job.score(pixel_values[:batch])
+            expected = job.score(torch.from_numpy(pixels[:batch]))
             pairs = zip(call(pixels[:batch], index), expected[:2], strict=True)
             found += [np.abs(got - values.numpy()).max() for got, values in pairs]
     return float(np.max(found))  # NaN stays NaN
@@ -283,8 +280,8 @@ def accuracy_lost(detector: AnoVL, jobs: Sequence[DetectionJob], call: Call) -> 
         samples = list(_drawn(name, PER_CLASS, HELD_OUT_SEED))
         scored: list[list[tuple[Any, Any]]] = [[], []]
         for start in range(0, len(samples), 4):
-            pixel_values, pixels = _inputs(detector, samples[start : start + 4])
-            expected = job.score(pixel_values)
+            pixels = _inputs(job, samples[start : start + 4])
+            expected = job.score(torch.from_numpy(pixels))
             scored[0] += zip(expected.image_score.numpy(), expected.patch_scores.numpy(), strict=True)
             scored[1] += zip(*call(pixels, index), strict=True)
         (images, patches), (other_images, other_patches) = (

@@ -14,12 +14,11 @@ from torch import Tensor
 from anovl.config import FewShot
 from anovl.data.sources import SourceItem
 from anovl.detection import DetectionJob
-from anovl.devices import to_device
 from anovl.engine.local import out_of_memory_told
-from anovl.engine.processing import Pixels
 from anovl.errors import UsageError
 from anovl.methods import FittingMethod, fitting_method
 from anovl.methods.few_shot import MOST_PICTURES, Bank
+from anovl.results import Pixels
 
 Features = tuple[Tensor, ...]  # of a picture, for each path [M, D]
 T = TypeVar("T")
@@ -79,8 +78,8 @@ class FittingJob:
     def score(self, batch: Sequence[Pixels]) -> list[Features]:
         """Tokens of each picture, on the CPU."""
         with out_of_memory_told():
-            pixels = to_device(torch.from_numpy(np.stack(batch)), self.job.detector.backbone.device)
-            paths = [path.float().cpu() for path in self.method.features(pixels, self.settings)]
+            pixel_values = self.job.detector.normalized(torch.from_numpy(np.stack(batch)))
+            paths = [path.float().cpu() for path in self.method.features(pixel_values, self.settings)]
         return [tuple(path[index] for path in paths) for index in range(len(batch))]
 
     def finish(self, item: SourceItem, size: tuple[int, int], scores: Features, timings: dict[str, float]) -> Features:

@@ -17,17 +17,15 @@ from anovl.config import DISPLAY_SIDE, Mutual
 from anovl.core.scoring import Scores
 from anovl.data.sources import SourceItem
 from anovl.detection import DetectionJob
-from anovl.devices import to_device
 from anovl.engine import pipeline
 from anovl.engine.local import Finish, images_of, out_of_memory_told
 from anovl.engine.pipeline import Outcome
-from anovl.engine.processing import Pixels
 from anovl.errors import ImageError, UsageError
 from anovl.methods.anovl import AnoVLMethod
 from anovl.methods.few_shot import chosen_layers, fused
 from anovl.methods.musc import LEAST, mutual_distances, rescored, settled_weight, standardized
 from anovl.metrics.spill import SpilledArray, SpillFile
-from anovl.results import ImageScores
+from anovl.results import ImageScores, Pixels
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +92,8 @@ class MutualJob:
         job, backbone = self.job, self.job.detector.backbone
         method: Any = job.detector.method
         with out_of_memory_told():
-            pixels = to_device(torch.from_numpy(np.stack(batch)), backbone.device)
-            scores, class_tokens, paths = method.look(pixels, job.text, job.adapters, layers=self.settings.layers)
+            pixel_values = job.detector.normalized(torch.from_numpy(np.stack(batch)))
+            scores, class_tokens, paths = method.look(pixel_values, job.text, job.adapters, layers=self.settings.layers)
             kind = torch.float32 if backbone.dtype == torch.float32 else torch.float16
             tokens = [standardized(path).to(kind).cpu() for path in paths]
         images, class_tokens = images_of(job.finite(scores)), class_tokens.float().cpu()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
+Pixels = npt.NDArray[np.uint8]  # RGB
 
 
 class ImageScores(NamedTuple):

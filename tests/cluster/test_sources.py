@@ -2,6 +2,8 @@
 
 import io
 import json
+import pickle
+import subprocess
 import sys
 import threading
 import time
@@ -14,14 +16,16 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from anovl import AnoVL, load_backbone
 from anovl.addresses import file_system, path_of
 from anovl.cli import app
 from anovl.cluster.output import Output, left, shards_of
 from anovl.cluster.sources import Remote, items_of, reads
-from anovl.cluster.stages import Decode, Write, data_of, row
+from anovl.cluster.stages import Decode, Score, Write, data_of, row
 from anovl.cluster.storage import Folder
 from anovl.data.datasets import load
 from anovl.data.images import ImageLimits, load_sized_image
+from anovl.engine.local import Stacked
 from anovl.engine.pipeline import Outcome
 from anovl.errors import ImageError, OutputError, UsageError
 from anovl.results import Prediction
@@ -113,6 +117,29 @@ class Job:
 
     def finish(self, item, size, scores, timings):
         return Prediction(None, size, "nut", scores, np.full(size, scores, np.float32), np.full((1, 1), scores, np.float32))
+
+
+def test_stages_without_a_model_need_no_torch(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    job = AnoVL(load_backbone("mini", device="cpu")).job("nut", names=("scratch", "hole"))
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)).save(tmp_path / "a.png")
+    (shard,), _ = shards_of(items_of(str(tmp_path), exclude=[]), 8)
+    processor = job.without_model()
+    decode, write = Decode([processor], draws=True), Write(processor, Folder(str(tmp_path / "out")), ["overlay"], "npy")
+    scored = Score(lambda _: Stacked(job), 8)(decode(shard))
+    (tmp_path / "sent").write_bytes(pickle.dumps((decode, shard, write, scored)))
+    script = (
+        "import pickle, sys; from pathlib import Path\n"
+        f"decode, shard, write, scored = pickle.loads(Path({str(tmp_path / 'sent')!r}).read_bytes())\n"
+        "decode(shard); print(write(scored)['summary']); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    summary, torch_there = done.stdout.splitlines()
+    assert json.loads(summary)["scored"] == 1
+    assert torch_there == "False"
+    (path,) = (tmp_path / "out" / "predictions").iterdir()
+    (found,) = pq.read_table(path).to_pylist()
+    assert found["pred_score"] == job.detector.predict(tmp_path / "a.png", "nut").pred_score
 
 
 def test_stages_write_a_shard_and_its_mark_and_a_run_goes_on(memory):

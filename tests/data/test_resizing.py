@@ -1,4 +1,4 @@
-"""The squash to the model's input: passes in a fixed order, and the numbers of the normalisation."""
+"""The squash to the model's input: passes in a fixed order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anovl.data.resizing import squash, to_pixel_values
+from anovl.data.resizing import squash
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -60,19 +60,3 @@ def test_squash_is_identity_where_the_size_fits():
 def test_squash_is_antialiased():
     stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32))[..., None].repeat(3, -1))
     assert np.ptp(np.asarray(squash(stripes, (8, 8), "bilinear"))[:, 1:-1]) <= 2
-
-
-def test_pixel_values():
-    picture = Image.new("RGB", (50, 20), (255, 51, 0))
-    values = to_pixel_values(picture, size=(4, 6), interpolation="bilinear", mean=(0.5, 0.2, 0.25), std=(0.25, 0.5, 0.5))
-    assert values.dtype == np.float32
-    assert values.shape == (3, 4, 6)
-    assert values.flags.c_contiguous
-    for channel, expected in enumerate((2.0, 0.0, -0.5)):
-        np.testing.assert_allclose(values[channel], expected, atol=1e-6)
-
-
-def test_pixel_values_keep_the_layout():
-    picture = noise(5, 7)
-    values = to_pixel_values(picture, size=(5, 7), interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1))
-    np.testing.assert_allclose(values * 255, np.asarray(picture).transpose(2, 0, 1), atol=1e-4)

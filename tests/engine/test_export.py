@@ -32,7 +32,8 @@ def by_torch(detector, images, class_name="nut", **settings):
     """Scores of pictures at the input size, the map too."""
     job = detector.job(class_name, **settings)
     mean, std = (torch.tensor(values) for values in (detector.backbone.mean, detector.backbone.std))
-    scores = job.score(((torch.from_numpy(images) / 255 - mean) / std).permute(0, 3, 1, 2))
+    pixel_values = ((torch.from_numpy(images) / 255 - mean) / std).permute(0, 3, 1, 2)
+    scores = detector.method.score(pixel_values, job.text, job.adapters)
     maps = [detector.anomaly_map(grid.numpy(), detector.backbone.image_size) for grid in scores.patch_scores]
     return scores.image_score.numpy(), scores.patch_scores.numpy(), np.stack(maps)
 

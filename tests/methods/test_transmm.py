@@ -54,7 +54,7 @@ def test_scores_keep_the_ranks_and_are_not_stretched(golden_backbone, golden_dir
     golden = load_file(golden_dir / "released.safetensors")
     detector = AnoVL(golden_backbone, method="transmm")
     job = detector.job("bottle")
-    grids = job.score(golden["pixel_values"]).patch_scores
+    grids = detector.method.score(golden["pixel_values"], job.text).patch_scores
     relevance = detector.method.relevance(golden["pixel_values"], job.text.prototypes)[1]
     torch.testing.assert_close(grids.flatten(1), 1 - 1 / (1 + relevance.shape[1] * relevance), atol=1e-6, rtol=0)
     assert torch.equal(grids.flatten().argsort(stable=True), relevance.flatten().argsort(stable=True))

@@ -23,10 +23,10 @@ from anovl.core.adapter import Adapter, Start, draw_start
 from anovl.core.scoring import Scores, TextFeatures, anomaly_score, picture_score, smooth, to_image_size
 from anovl.engine.artefact import CLASS_INDEX, IMAGES, KEY, OUTPUTS, Card, ExportFormat
 from anovl.engine.precision import halve, quantize
-from anovl.engine.sessions import Images
 from anovl.errors import AnovlError, UsageError
 from anovl.methods.anovl import AnoVLMethod
 from anovl.methods.base import Method
+from anovl.results import Pixels
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def trace(graph: Graph, *, classes: int) -> torch.export.ExportedProgram:
 
 
 def write(
-    program: torch.export.ExportedProgram, path: Path, card: Card, *, form: ExportFormat, pictures: Iterable[Images]
+    program: torch.export.ExportedProgram, path: Path, card: Card, *, form: ExportFormat, pictures: Iterable[Pixels]
 ) -> None:
     """Write a program in a format, with its card, in the card's precision.
 

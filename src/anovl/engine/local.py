@@ -18,9 +18,8 @@ from anovl.core.scoring import Scores
 from anovl.data.sources import SourceItem
 from anovl.engine import pipeline
 from anovl.engine.pipeline import Outcome, Result, Result_co
-from anovl.engine.processing import Pixels
 from anovl.errors import OutOfMemoryError
-from anovl.results import ImageScores
+from anovl.results import ImageScores, Pixels
 from anovl.tiling import Layout
 
 
@@ -32,10 +31,10 @@ class Job(pipeline.Processor[Any, ImageScores, Result_co], Protocol):
         """What is in force; its tiling says in which parts an image is looked at."""
 
     def pixels(self, picture: Image.Image) -> Pixels:
-        """What the model reads of an RGB picture, or of a part of one: [3, H, W] fp32."""
+        """An RGB picture, or a part of one, at the model's input size."""
 
-    def score(self, pixel_values: Tensor) -> Scores:
-        """[B, 3, H, W] on the CPU -> scores on any device."""
+    def score(self, images: Tensor) -> Scores:
+        """[B, H, W, 3] uint8 on the CPU -> scores on any device."""
 
 
 Finish = Callable[[SourceItem, tuple[int, int], ImageScores, dict[str, float]], Result]  # as `pipeline.Processor.finish`

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from anovl.engine.artefact import CLASS_INDEX, IMAGES
-from anovl.engine.sessions import Images
 from anovl.errors import AnovlError
+from anovl.results import Pixels
 
 SMALLEST = 4096  # elements of a tensor that fp16 pays for; two prototypes are smaller, and scores hang on them
 _FP16_MAX = 65504.0
@@ -41,7 +41,7 @@ def halve(model: Any) -> None:
     model.graph.node.extend([*casts, *nodes])
 
 
-def quantize(plain: Path, path: Path, pictures: Iterator[Images]) -> None:
+def quantize(plain: Path, path: Path, pictures: Iterator[Pixels]) -> None:
     """Quantise the image tower: weights to int8 a channel, what they multiply to 8 bit by ranges seen in pictures.
 
     Everything else stays fp32: attention, norms, prototypes, scores, the adaptation.
@@ -91,7 +91,7 @@ def _multiplies_weights(node: Any, weights: set[str]) -> bool:
     return any(prop.key == _SCOPES and "'encoder" in prop.value for prop in node.metadata_props)
 
 
-def _reader(base: Any, pictures: Iterator[Images], *, picks: bool) -> Any:
+def _reader(base: Any, pictures: Iterator[Pixels], *, picks: bool) -> Any:
     """The iterator of inputs that onnxruntime wants."""
 
     class Reader(base):  # type: ignore[misc]

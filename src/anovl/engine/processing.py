@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from anovl.config import Recipe
 from anovl.data.images import ImageLimits, load_sized_image
-from anovl.data.resizing import squash, to_pixel_values
+from anovl.data.resizing import squash
 from anovl.data.sources import SourceItem
 from anovl.engine.maps import anomaly_map
 from anovl.profiles import Profile
-from anovl.results import ImageScores, Prediction
+from anovl.results import ImageScores, Pixels, Prediction
 from anovl.tiling import Layout, lay_out
-
-Pixels = npt.NDArray[Any]  # what the model reads of a picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +28,6 @@ class ImageProcessor:
         class_name: what the images show.
         recipe: in force; its interpolation, decoding, tiles, maps and their size count here.
         image_size: (H, W) of the model's input.
-        mean, std: of the checkpoint, per channel, on the [0, 1] scale; None for a model that scales and normalises itself.
         grid: (h, w) of the model's patches.
         limits: what images to refuse.
         threshold: the decision is pred_score >= threshold.
@@ -43,8 +39,6 @@ class ImageProcessor:
     class_name: str
     recipe: Recipe
     image_size: tuple[int, int]
-    mean: tuple[float, float, float] | None
-    std: tuple[float, float, float] | None
     grid: tuple[int, int]
     limits: ImageLimits
     threshold: float
@@ -73,11 +67,8 @@ class ImageProcessor:
         return picture.copy(), self.layout(picture)  # the loop may shrink its own for drawing
 
     def pixels(self, picture: Image.Image) -> Pixels:
-        """What the model reads of an RGB picture: [3, H, W] fp32, or [H, W, 3] of 8 bits where it normalises itself."""
-        size, interpolation = self.image_size, self.recipe.interpolation
-        if self.mean is None or self.std is None:
-            return np.asarray(squash(picture, size, interpolation))
-        return to_pixel_values(picture, size=size, interpolation=interpolation, mean=self.mean, std=self.std)
+        """What the model reads of an RGB picture: [H, W, 3] at its input size; it scales and normalises them itself."""
+        return np.asarray(squash(picture, self.image_size, self.recipe.interpolation))
 
     def finish(self, item: SourceItem, size: tuple[int, int], scores: ImageScores, timings: dict[str, float]) -> Prediction:
         """Patch grid to map, scores to a Prediction."""

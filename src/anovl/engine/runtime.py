@@ -16,11 +16,11 @@ from anovl.data.images import ImageLimits
 from anovl.data.sources import SourceItem, iter_source
 from anovl.engine import pipeline
 from anovl.engine.artefact import read_card
-from anovl.engine.processing import ImageProcessor, Pixels
+from anovl.engine.processing import ImageProcessor
 from anovl.engine.sessions import open_session
 from anovl.errors import AnovlError, UsageError
 from anovl.profiles import DEFAULT_FPR, Origin, Profile, fitted_name, settings_of
-from anovl.results import ImageScores, Prediction
+from anovl.results import ImageScores, Pixels, Prediction
 
 
 class ExportedModel:
@@ -136,8 +136,6 @@ class ExportedModel:
             class_name=origin.class_name,
             recipe=recipe,
             image_size=card.image_size,
-            mean=None,
-            std=None,
             grid=card.grid,
             limits=self.limits,
             threshold=self.threshold,

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from anovl.engine.artefact import CLASS_INDEX, IMAGES, KEY, OUTPUTS
 from anovl.errors import CheckpointError, OutOfMemoryError, UsageError, require_extra, suggest
-from anovl.results import FloatArray
+from anovl.results import FloatArray, Pixels
 
 log = logging.getLogger(__name__)
 
-Images = npt.NDArray[np.uint8]
 _SCORES = list(OUTPUTS[:2])  # the map at input size is for others; ours is made at the image's own size
 
 
@@ -30,7 +28,7 @@ class Session(Protocol):
     device: str
     metadata: str | None
 
-    def __call__(self, images: Images, class_index: int) -> tuple[FloatArray, FloatArray]:
+    def __call__(self, images: Pixels, class_index: int) -> tuple[FloatArray, FloatArray]:
         """[B, H, W, 3] at the input size -> image scores [B] and patch scores [B, h, w]."""
 
 
@@ -61,7 +59,7 @@ class OnnxSession:
         self.metadata = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         self._picks = CLASS_INDEX in {value.name for value in self._session.get_inputs()}
 
-    def __call__(self, images: Images, class_index: int) -> tuple[FloatArray, FloatArray]:
+    def __call__(self, images: Pixels, class_index: int) -> tuple[FloatArray, FloatArray]:
         """As the protocol says."""
         feed: dict[str, Any] = {IMAGES: images}
         if self._picks:
@@ -97,7 +95,7 @@ class OpenVinoSession:
             raise CheckpointError(f"{path}: OpenVINO cannot load it ({_first_line(exc)})") from exc
         self.device = target.lower()
 
-    def __call__(self, images: Images, class_index: int) -> tuple[FloatArray, FloatArray]:
+    def __call__(self, images: Pixels, class_index: int) -> tuple[FloatArray, FloatArray]:
         """As the protocol says."""
         feed: dict[str, Any] = {IMAGES: images}
         if self._picks:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from anovl.data.datasets import Category, Dataset, read_mask, resize_mask
 from anovl.data.images import load_image
-from anovl.data.resizing import to_pixel_values
+from anovl.data.resizing import squash
 from anovl.errors import UnavailableError, require_extra
 from anovl.evaluation.measuring import FIGURES, Figures, Tally, averaged
 
@@ -114,5 +115,5 @@ def _figures(model: Any, category: Category) -> Figures:
 
 def _pixels(picture: Any) -> Tensor:
     """[1, 3, SIDE, SIDE] in [0, 1]; the models normalise themselves."""
-    values = to_pixel_values(picture, size=(SIDE, SIDE), interpolation="bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    return torch.from_numpy(values)[None]
+    pixels = np.array(squash(picture, (SIDE, SIDE), "bilinear"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255

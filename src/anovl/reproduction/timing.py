@@ -6,6 +6,9 @@ import statistics
 import time
 from collections.abc import Sequence
 
+import numpy as np
+import torch
+
 from anovl.data.images import load_image
 from anovl.engine.local import images_of
 from anovl.evaluation import Evaluation, Variant
@@ -30,7 +33,7 @@ def milliseconds(variants: Sequence[Variant], done: Evaluation, *, rounds: int =
     category = done.dataset.categories[0]
     picture = load_image(category.test[0].image)
     runs = [(variant, variant.job(category, done.seeds[:1])) for variant in variants]
-    pixels = {variant.name: variant.detector.preprocess(picture)[None] for variant in variants}
+    pixels = {variant.name: torch.from_numpy(np.stack([job.pixels(picture)])) for variant, job in runs}
     times: dict[str, list[float]] = {variant.name: [] for variant in variants}
     for turn in range(rounds + 1):
         for variant, job in runs:
