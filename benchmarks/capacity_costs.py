@@ -40,7 +40,7 @@ from anovl.render.writers import row_of
 SIDES, FORMATS = (256, 1024, 3000), ("JPEG", "PNG")
 ARCH = "ViT-B-16-plus-240"
 DISTINCT, BATCH, SHARD = 4, 8, 64
-SHARDS = {1: (100, 400), 240: (20, 80)}  # of images of this side: between which two results Ray's cost is taken
+SHARDS = {1: (100, 400), 480: (20, 80)}  # of images of this side: between which two results Ray's cost is taken
 
 
 def picture_file(index: int, side: int, form: str) -> bytes:
@@ -141,7 +141,7 @@ class _Nothing:
         return Image.new("RGB", (1, 1)), (1, 1)
 
     def preprocess(self, _picture: Image.Image) -> Any:
-        return torch.zeros(3, self._side, self._side)
+        return np.zeros((self._side, self._side, 3), np.uint8)
 
     def score(self, batch: Sequence[Any]) -> list[float]:
         return [0.0] * len(batch)
@@ -172,7 +172,7 @@ def ray_costs() -> dict[str, float]:
     finally:
         ray.shutdown()
     (empty, driver), (full, _) = slopes
-    return {"driver": driver, "workers": empty - driver, "byte": (full - empty) / (SHARD * 3 * 4 * max(SHARDS) ** 2)}
+    return {"driver": driver, "workers": empty - driver, "byte": (full - empty) / (SHARD * 3 * max(SHARDS) ** 2)}
 
 
 def measure() -> dict[str, Any]:
@@ -184,7 +184,7 @@ def measure() -> dict[str, Any]:
         pictures = {f"{side} {form}": picture_costs(small, side, form) for side in SIDES for form in FORMATS}
         models = {"mini": encode_seconds(small), ARCH: encode_seconds(large)}
         shard = shard_costs(small)
-    pixels = 3 * 4 * float(np.prod(small.detector.backbone.image_size))
+    pixels = 3 * float(np.prod(small.image_size))
     return {
         "machine": f"{psutil.cpu_count()} cores, {platform.machine()}",
         "pictures": pictures,
