@@ -25,7 +25,8 @@ from streaming import usage
 
 from anovl.benchmarking import DRAWN_CLASS
 from anovl.cluster.run import Pool, execute
-from anovl.cluster.stages import Decode, Row, Write, row
+from anovl.cluster.shards import Row, row
+from anovl.cluster.stages import Decode, Write
 from anovl.cluster.storage import Folder
 from anovl.config import DISPLAY_SIDE
 from anovl.data.sources import SourceItem

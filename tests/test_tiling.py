@@ -14,8 +14,9 @@ import anovl
 from anovl import AnoVL, Variant
 from anovl.backbones import Backbone
 from anovl.blending import blend, join
-from anovl.cluster.stages import Decode, Score, data_of
-from anovl.cluster.stages import row as packed
+from anovl.cluster.shards import row as packed
+from anovl.cluster.shards import unpack
+from anovl.cluster.stages import Decode, Score
 from anovl.config import Recipe, Tiling
 from anovl.data.foreground import foreground_box
 from anovl.data.sources import SourceItem
@@ -233,7 +234,7 @@ def test_stages_of_a_cluster_carry_parts(detector, tmp_path):
     processor = job.without_model()
     score = Score(lambda task: work_of(job, 4), 2)
     shard = score(Decode([processor], draws=True)(packed(0, images)))
-    for (image, scores), item in zip(data_of(shard), images, strict=True):
+    for (image, scores), item in zip(unpack(shard["data"]), images, strict=True):
         got = processor.finish(image.item, image.size, scores, image.timings)
         assert np.abs(got.anomaly_map - detector.predict(item.image, "nut", tiles=64).anomaly_map).max() < 1e-5
 

@@ -20,8 +20,9 @@ from anovl import AnoVL, load_backbone
 from anovl.addresses import file_system, path_of
 from anovl.cli import app
 from anovl.cluster.output import Output, left, shards_of
+from anovl.cluster.shards import OnTables, pack, row, table_of, unpack
 from anovl.cluster.sources import Remote, items_of, reads
-from anovl.cluster.stages import Decode, Score, Write, data_of, row
+from anovl.cluster.stages import Decode, Score, Write
 from anovl.cluster.storage import Folder
 from anovl.data.datasets import load
 from anovl.data.images import ImageLimits, load_sized_image
@@ -88,7 +89,7 @@ def test_a_parquet_file_holds_images(tmp_path):
     with pytest.raises(ImageError, match="expected bytes"):
         read(items[3].image)
     (shard,), _ = shards_of(items[3:], 1)
-    (broken,) = data_of(Decode([Job()])(shard))
+    (broken,) = unpack(Decode([Job()])(shard)["data"])
     assert str(broken.error).startswith(f"{tmp_path / 'in.parquet'}, image-000003: ")
 
 
@@ -125,13 +126,15 @@ def test_stages_without_a_model_need_no_torch(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)).save(tmp_path / "a.png")
     (shard,), _ = shards_of(items_of(str(tmp_path), exclude=[]), 8)
     processor = job.without_model()
-    decode, write = Decode([processor], draws=True), Write(processor, Folder(str(tmp_path / "out")), ["overlay"], "npy")
-    scored = Score(lambda _: Stacked(job), 8)(decode(shard))
-    (tmp_path / "sent").write_bytes(pickle.dumps((decode, shard, write, scored)))
+    decode = OnTables(Decode([processor], draws=True))
+    write = OnTables(Write(processor, Folder(str(tmp_path / "out")), ["overlay"], "npy"))
+    table = table_of(shard)
+    scored = OnTables(Score(lambda _: Stacked(job), 8))(decode(table))
+    (tmp_path / "sent").write_bytes(pickle.dumps((decode, table, write, scored)))
     script = (
         "import pickle, sys; from pathlib import Path\n"
-        f"decode, shard, write, scored = pickle.loads(Path({str(tmp_path / 'sent')!r}).read_bytes())\n"
-        "decode(shard); print(write(scored)['summary']); print('torch' in sys.modules)"
+        f"decode, table, write, scored = pickle.loads(Path({str(tmp_path / 'sent')!r}).read_bytes())\n"
+        "decode(table); print(write(scored)['summary'][0].as_py()); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     summary, torch_there = done.stdout.splitlines()
@@ -139,6 +142,8 @@ def test_stages_without_a_model_need_no_torch(tmp_path):
     assert torch_there == "False"
     (path,) = (tmp_path / "out" / "predictions").iterdir()
     (found,) = pq.read_table(path).to_pylist()
+    (overlay,) = (tmp_path / "out" / "overlay").iterdir()
+    assert Image.open(overlay).width > 80  # the picture beside its map
     assert found["pred_score"] == job.detector.predict(tmp_path / "a.png", "nut").pred_score
 
 
@@ -146,9 +151,9 @@ def test_stages_write_a_shard_and_its_mark_and_a_run_goes_on(memory):
     fsspec.filesystem("memory").pipe({"/plant/in/a.png": png(), "/plant/in/b.png": b"x"})
     rows, images = shards_of(items_of(f"{memory}/in", exclude=[]), 2)
     decoded = Decode([Job()], draws=True)(rows[0])
-    scored = [slot if isinstance(slot, Outcome) else (slot, 0.75) for slot in data_of(decoded)]
+    scored = [slot if isinstance(slot, Outcome) else (slot, 0.75) for slot in unpack(decoded["data"])]
     folder = Folder(f"{memory}/out")
-    written = Write(Job(), folder, ["overlay", "map", "heatmap", "mask"], "npy")(row(0, scored))
+    written = Write(Job(), folder, ["overlay", "map", "heatmap", "mask"], "npy")(decoded | {"data": pack(scored)})
     summary = json.loads(written["summary"])
     assert summary["scored"] == summary["anomalous"] == 1
     assert summary["errors"][0]["image_path"] == "b.png"
@@ -166,7 +171,7 @@ def test_stages_write_a_shard_and_its_mark_and_a_run_goes_on(memory):
     assert b"b.png" in folder.read("errors.jsonl")
     fsspec.filesystem("memory").pipe("/plant/in/b.png", png())
     mended = Decode([Job()])(rows[0])
-    summary = json.loads(Write(Job(), folder, [], "npy")(row(0, [(slot, 0.75) for slot in data_of(mended)]))["summary"])
+    summary = json.loads(Write(Job(), folder, [], "npy")(row(0, [(slot, 0.75) for slot in unpack(mended["data"])]))["summary"])
     folder.write_json("run.json", {"settings": {"images": images}})
     done = output.check({"images": images}, resume=True)
     assert done == {"part-000000": summary}
@@ -184,7 +189,7 @@ def test_a_picture_of_a_bucket_is_one_request_of_sixteen(bucket):
     bucket.files.pipe({f"plant/in/{name}": png(8 + number) for number, name in enumerate(names)})
     (shard,), _ = shards_of(items_of("s3://plant/in", exclude=[]), 64)
     bucket.clear(gate=threading.Barrier(16, timeout=30))
-    slots = data_of(Decode([Job()])(shard))
+    slots = unpack(Decode([Job()])(shard)["data"])
     assert [slot.size[0] for slot in slots] == list(range(8, 40))
     assert all(np.array_equal(slot.pixels, Job().preprocess(Image.open(io.BytesIO(png(slot.size[0]))))) for slot in slots)
     assert sorted(bucket.asked) == [("GET", f"/plant/in/{name}") for name in names]
@@ -198,7 +203,7 @@ def test_a_picture_of_a_bucket_that_cannot_be_read_fails_alone(bucket):
     (shard,), _ = shards_of(items_of("s3://plant/in", exclude=[]), 64)
     bucket.files.rm("plant/in/d.png")
     bucket.clear()
-    slots = data_of(Decode([Job(max_bytes=200)], max_bytes=200)(shard))
+    slots = unpack(Decode([Job(max_bytes=200)], max_bytes=200)(shard)["data"])
     reasons = [slot.error.reason if isinstance(slot, Outcome) else "" for slot in slots]
     expected = ["", "empty", "over the limit of 200 bytes", "no such file", "known format", ""]
     for reason, told in zip(reasons, expected, strict=True):

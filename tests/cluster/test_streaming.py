@@ -9,7 +9,7 @@ pytest.importorskip("ray.data")
 import ray
 
 from anovl.cluster.run import Pool, execute
-from anovl.cluster.stages import row
+from anovl.cluster.shards import row
 
 pytestmark = pytest.mark.slow
 

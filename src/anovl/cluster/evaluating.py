@@ -9,8 +9,9 @@ from typing import Any
 
 from anovl.addresses import is_local
 from anovl.cluster.run import Pool, execute, fetch
+from anovl.cluster.shards import row, unpack
 from anovl.cluster.sources import Remote
-from anovl.cluster.stages import Decode, data_of, row
+from anovl.cluster.stages import Decode
 from anovl.data.datasets import Category
 from anovl.data.sources import SourceItem
 from anovl.engine.local import work_of
@@ -53,7 +54,7 @@ class Ray:
             ordered=True,
         )
         for shard in results:
-            for slot in data_of(shard):
+            for slot in unpack(shard["data"]):
                 if isinstance(slot, Outcome):
                     yield slot
                 else:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from anovl.cluster.stages import DONE, Row, part, row
+from anovl.cluster.shards import Row, row
+from anovl.cluster.stages import DONE, part
 from anovl.cluster.storage import Folder
 from anovl.data.sources import SourceItem
 from anovl.errors import UsageError

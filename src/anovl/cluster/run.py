@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from anovl.cluster.stages import Bind, Decode, Row, Score
+from anovl.cluster.shards import OnTables, Row, table_of
+from anovl.cluster.stages import Bind, Decode, Score
 from anovl.config import cores
 from anovl.errors import AnovlError, UnavailableError, UsageError, require_extra
 
@@ -154,24 +155,33 @@ def execute(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = ordered
+    one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     stages = (
-        data.from_items(list(rows), override_num_blocks=len(rows))
-        .map(decode, num_cpus=STAGE_CPUS, memory=DECODE_MEMORY)
-        .map(
-            Score,
+        data.from_arrow([table_of(shard) for shard in rows])
+        .map_batches(OnTables(decode), num_cpus=STAGE_CPUS, memory=DECODE_MEMORY, **one)
+        .map_batches(
+            _Scoring,
             fn_constructor_args=(bind, pool.batch_size),
             compute=ActorPoolStrategy(min_size=pool.smallest, max_size=pool.largest),
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
+            **one,
         )
     )
     if write is not None:
-        stages = stages.map(write, num_cpus=STAGE_CPUS)
+        stages = stages.map_batches(OnTables(write), num_cpus=STAGE_CPUS, **one)
     with _watched(pool):
         try:
             yield from stages.iter_rows()
         except Exception as exc:
             raise _cause(exc) from exc
+
+
+class _Scoring(OnTables):
+    """`Score` in an actor."""
+
+    def __init__(self, bind: Bind, batch_size: int) -> None:
+        super().__init__(Score(bind, batch_size))
 
 
 @contextlib.contextmanager

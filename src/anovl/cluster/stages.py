@@ -1,4 +1,4 @@
-"""What Ray's workers do with a shard: decode, score, write. One row of a data set is one shard, its images pickled.
+"""What Ray's workers do with a shard: decode, score, write. One row of a data set is one shard (`anovl.cluster.shards`).
 
 Workers that decode and write import no torch: Ray starts and ends them all the time, and it takes most of their start.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from anovl.cluster.shards import Row, pack, row, unpack
 from anovl.cluster.sources import Remote, reads
 from anovl.cluster.storage import Folder
 from anovl.config import MAX_IMAGE_BYTES
@@ -35,18 +35,7 @@ PARTS, DONE = "predictions", "done"  # folders of the output
 
 TASKS = 4  # whose models an actor keeps bound
 
-Row = dict[str, Any]  # "shard": its number; "task": which model; "data": its images as a stage leaves them
 Bind = Callable[[int], Work[Any, Any, Any]]  # in a worker: the model of a task
-
-
-def row(shard: int, data: Any, *, task: int = 0) -> Row:
-    """A shard on its way from one stage to the next."""
-    return {"shard": shard, "task": task, "data": pickle.dumps(data, protocol=5)}
-
-
-def data_of(shard: Row) -> Any:
-    """What `row` packed."""
-    return pickle.loads(shard["data"])  # noqa: S301 -- made by `row`
 
 
 def part(shard: int) -> str:
@@ -70,11 +59,13 @@ class Decode:
 
     def __call__(self, shard: Row) -> Row:
         """Items to decoded images; broken ones to their errors."""
-        items: Sequence[SourceItem] = data_of(shard)
+        items: Sequence[SourceItem] = unpack(shard["data"])
         processor = self.processors[shard["task"]]
         images = reads((item.image for item in items), max_bytes=self.max_bytes)
         slots = [self._decode(processor, item, image) for item, image in zip(items, images, strict=True)]
-        return row(shard["shard"], slots, task=shard["task"])
+        pictures = [None if slot.picture is None else np.asarray(slot.picture) for slot in slots]
+        lean = [replace(slot, picture=None) for slot in slots]
+        return row(shard["shard"], lean, task=shard["task"], pictures=pictures if self.draws else ())
 
     def _decode(self, processor: Processor[Any, Any, Any], item: SourceItem, image: Callable[[], Any]) -> Any:
         try:
@@ -103,11 +94,11 @@ class Score:
         self._batcher = pipeline.Batcher(self._bind(0), batch_size)
 
     def __call__(self, shard: Row) -> Row:
-        """Decoded images to pairs of them, without their pixels, and scores."""
+        """Decoded images to pairs of them, without their pixels, and scores; pictures are passed on as they are."""
         self._batcher.work = self._bind(shard["task"])
-        slots = self._batcher.score(data_of(shard))
+        slots = self._batcher.score(unpack(shard["data"]))
         lean = [slot if isinstance(slot, Outcome) else (replace(slot[0], pixels=None), slot[1]) for slot in slots]
-        return row(shard["shard"], lean, task=shard["task"])
+        return shard | {"data": pack(lean)}
 
 
 @dataclass(frozen=True)
@@ -132,12 +123,15 @@ class Write:
         """Scores to the summary that the mark holds."""
         rows: list[dict[str, Any]] = []
         errors: list[dict[str, str]] = []
-        for slot in data_of(shard):
+        pictures = unpack(shard["pictures"])
+        for number, slot in enumerate(unpack(shard["data"])):
             if isinstance(slot, Outcome):
                 reason = slot.error.reason if isinstance(slot.error, ImageError) else str(slot.error)
                 errors.append({"image_path": slot.item.key, "error": reason})
                 continue
             image, scores = slot
+            if pictures:
+                image = replace(image, picture=Image.fromarray(pictures[number]))
             prediction = self.processor.finish(image.item, image.size, scores, image.timings)
             for kind in self.save:
                 self._save(kind, image, prediction)

@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from anovl.config import DISPLAY_SIDE, REGIONS_DRAWN
-from anovl.results import BoolArray, FloatArray, Prediction, Region, bounding_box
-
-Pixels = npt.NDArray[np.uint8]
+from anovl.results import BoolArray, FloatArray, Pixels, Prediction, Region, bounding_box
 
 OPACITY = 0.7  # of the hottest colour over the picture
 MIN_SIDE, MAX_SIDE = 256, DISPLAY_SIDE  # longest side of an overlay: small pictures are enlarged, large ones reduced

@@ -1,0 +1,62 @@
+"""A shard on its way between Ray's workers: a row of a table in their shared memory, whose arrays are read where they lie.
+
+Pickled in one piece, as rows of Python, each worker copied everything several times, which took longer than to decode it.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+# "shard": its number; "task": which model; packed: "data", its images as a stage leaves them, and "pictures" of them, for drawing
+Row = dict[str, Any]
+PACKED = pa.large_list(pa.large_binary())
+
+
+def row(shard: int, data: Any, *, task: int = 0, pictures: Sequence[Any] = ()) -> Row:
+    """A shard; what is in no stage's way goes beside the data."""
+    return {"shard": shard, "task": task, "data": pack(data), "pictures": pack(pictures)}
+
+
+def pack(value: Any) -> list[Any]:
+    """A pickle, then the bytes of the arrays in it, not copied."""
+    arrays: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(value, protocol=5, buffer_callback=arrays.append)
+    return [head, *(array.raw() for array in arrays)]
+
+
+def unpack(parts: Any) -> Any:
+    """What was packed; its arrays are views of the parts, not to be written to."""
+    if not isinstance(parts, list):  # a column of a table of one row
+        parts = [part.as_buffer() for part in parts[0].values]
+    return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 -- made by `pack`
+
+
+def table_of(shard: Row) -> pa.Table:
+    """A row as a table."""
+    return pa.table({name: _column(value) for name, value in shard.items()})
+
+
+def _column(value: Any) -> Any:
+    if isinstance(value, pa.ChunkedArray):  # of another table
+        return value
+    return pa.array([value], PACKED if isinstance(value, list) else None)
+
+
+class OnTables:
+    """A stage as Ray calls it.
+
+    Args:
+        stage: from a row to a row.
+    """
+
+    def __init__(self, stage: Callable[[Row], Row]) -> None:
+        self._stage = stage
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """A table of one row to another."""
+        columns = zip(table.column_names, table.columns, strict=True)
+        return table_of(self._stage({name: column if column.type == PACKED else column[0].as_py() for name, column in columns}))
