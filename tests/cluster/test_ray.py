@@ -136,14 +136,22 @@ def when_begun(output, action) -> threading.Thread:
     return when(lambda: Path(output, "done").is_dir() and any(Path(output, "done").iterdir()), action)
 
 
-def kill_actors() -> list[int]:
-    """Kill what scores, in our own clusters alone; their process ids."""
-    killed = []
+def actors() -> list[psutil.Process]:
+    """What scores, in our own clusters alone."""
+    found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # one that ended meanwhile
-            if "MapWorker(Map(Score))" in " ".join(process.cmdline()):
-                process.kill()
-                killed.append(process.pid)
+            if "::MapWorker(" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+def kill_actors() -> list[int]:
+    """Their process ids."""
+    killed = []
+    for process in actors():
+        process.kill()
+        killed.append(process.pid)
     return killed
 
 
@@ -264,6 +272,27 @@ def test_a_worker_is_killed(cluster, folder, local, tmp_path):
     thread.join(10)
     assert killed
     check(output, local)
+
+
+def test_actors_are_added_by_the_load(cluster, tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(800):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / f"{index}.bmp")
+    counts, over = set(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.2):
+            counts.add(len(actors()))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        call(arguments(tmp_path, tmp_path / "out", *on(cluster, "--save", "none", "--actors", "1..2")), 0)
+    finally:
+        over.set()
+        thread.join()
+    assert counts == {0, 1, 2}  # and no more
+    assert len(rows_of(tmp_path / "out")) == 800
 
 
 def test_the_driver_is_killed_and_resumed(cluster, folder, local, tmp_path):
