@@ -142,7 +142,7 @@ class _Nothing:
         return Image.new("RGB", (1, 1)), (1, 1)
 
     def preprocess(self, _picture: Image.Image) -> Any:
-        return np.zeros((self._side, self._side, 3), np.uint8)
+        return np.full((self._side, self._side, 3), 127, np.uint8)
 
     def score(self, batch: Sequence[Any]) -> list[float]:
         return [0.0] * len(batch)

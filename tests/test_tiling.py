@@ -146,7 +146,7 @@ class Parts(MeanJob):
         self.cut = self.most = 0
 
     def preprocess(self, picture):
-        return picture.copy(), lay_out(picture, self.recipe.tiling, (2, 2))
+        return np.asarray(picture), lay_out(picture, self.recipe.tiling, (2, 2))
 
     def pixels(self, picture):
         self.cut += 1

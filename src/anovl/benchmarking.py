@@ -183,7 +183,7 @@ def _stages(
     loaded = [job.load(image) for image in images]
     inputs = [job.pixels(picture) for picture, _ in loaded]
     images_read = torch.from_numpy(np.stack(inputs))
-    pixels = detector.normalized(images_read)
+    pixels = detector.to_pixel_values(images_read)
     tokens, scale = encoder(pixels), detector.method.logit_scale
     scores = images_of(plain.score(images_read))
     grids = [(one.patch_scores, size) for one, (_, size) in zip(scores, loaded, strict=True)]
@@ -199,7 +199,10 @@ def _stages(
         ),
         "decode": ("file to RGB, one thread", lambda: [job.load(image) for image in images]),
         "resize": ("RGB to the model's input, one thread", lambda: [job.pixels(picture) for picture, _ in loaded]),
-        "copy": ("a batch of inputs to the device, normalised", lambda: detector.normalized(torch.from_numpy(np.stack(inputs)))),
+        "copy": (
+            "a batch of inputs to the device, normalised",
+            lambda: detector.to_pixel_values(torch.from_numpy(np.stack(inputs))),
+        ),
         "class token": ("the model's own path", lambda: encoder.encode_class(pixels)),
         "local path": ("what the local tokens add", lambda: encoder(pixels)),
         "score": (

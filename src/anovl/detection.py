@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionJob(ImageProcessor):
-    """A detector bound to a class; the engine's view of it (`anovl.engine.local.Job`)."""
+    """A detector bound to a class; the engine's view of it (`anovl.engine.local.Job`).
+
+    Attributes:
+        detector: what scores; thresholds, limits and the like are its own when the class was bound.
+        origin: what scores depend on.
+        text: features of the class's prompts.
+        adapters: of the adaptation, one a seed.
+    """
 
     detector: AnoVL
     origin: Origin
@@ -51,7 +58,7 @@ class DetectionJob(ImageProcessor):
         Raises:
             AnovlError: one is not finite.
         """
-        return self.finite(self.detector.method.score(self.detector.normalized(images), self.text, self.adapters))
+        return self.finite(self.detector.method.score(self.detector.to_pixel_values(images), self.text, self.adapters))
 
     def finite(self, scores: Scores) -> Scores:
         """The same scores.

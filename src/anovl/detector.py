@@ -29,6 +29,7 @@ from anovl.config import (
     Tiling,
 )
 from anovl.config import recipe as make_recipe
+from anovl.core.pixels import normalised
 from anovl.core.prompts import PromptSet, Wording, build_prompts
 from anovl.core.scoring import score_range
 from anovl.data.images import ImageLimits
@@ -221,27 +222,17 @@ class AnoVL:
         return tokens
 
     def preprocess(self, picture: Image.Image) -> Tensor:
-        """An RGB picture -> [3, H, W] fp32 at the backbone's input size, on its device."""
+        """An RGB picture -> [3, H, W] fp32 at the backbone's input size, on the CPU."""
         pixels = np.array(squash(picture, self.backbone.image_size, self.recipe.interpolation))
-        return self.normalized(torch.from_numpy(pixels)[None])[0]
+        return normalised(torch.from_numpy(pixels)[None], self.backbone.mean, self.backbone.std)[0]
 
-    def normalized(self, images: Tensor) -> Tensor:
+    def to_pixel_values(self, images: Tensor) -> Tensor:
         """[B, H, W, 3] uint8, RGB, at the input size -> [B, 3, H, W] fp32 on the backbone's device, which gets the bytes.
 
         Raises:
             UsageError: `images` are no such bytes.
         """
-        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != torch.uint8:
-            raise UsageError(
-                f"images: expected [B, H, W, 3] uint8, got {list(images.shape)} {str(images.dtype).removeprefix('torch.')}"
-            )
-        values = (
-            to_device(images, self.backbone.device).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        )
-        values /= 255
-        for channel, mean, std in zip(values.unbind(1), self.backbone.mean, self.backbone.std, strict=True):
-            channel.sub_(mean).div_(std)
-        return values
+        return normalised(to_device(images, self.backbone.device), self.backbone.mean, self.backbone.std)
 
     def anomaly_map(self, patch_scores: FloatArray, size: tuple[int, int]) -> FloatArray:
         """The map [H, W] of a patch grid [h, w] at a size, smoothed and up-sampled as the recipe says."""

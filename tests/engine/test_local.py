@@ -255,7 +255,7 @@ def test_a_broken_image_that_raises_closes_the_run():
 
 def test_an_interrupt_stops_the_threads():
     class Interrupted(MeanJob):
-        def score(self, pixel_values):
+        def score(self, images):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

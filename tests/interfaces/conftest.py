@@ -26,10 +26,10 @@ def models_that_scored(monkeypatch):
     found = {}
     score = DetectionJob.score
 
-    def noted(job, pixel_values):
+    def noted(job, images):
         clip = job.detector.backbone.clip
         found[id(clip)] = clip  # kept, so that no other gets its id
-        return score(job, pixel_values)
+        return score(job, images)
 
     monkeypatch.setattr(DetectionJob, "score", noted)
     return found

@@ -40,7 +40,10 @@ class Ray:
         firsts: dict[str, Task] = {}
         for task in tasks:
             firsts.setdefault(task.variant.name, task)
-        processors = {name: task.job().without_model() for name, task in firsts.items()}  # all of a variant preprocess alike
+        processors = {  # all of a variant preprocess alike, whatever it is fitted to
+            name: replace(task.variant, shots=None).job(task.category, task.seeds).without_model()
+            for name, task in firsts.items()
+        }
         rows = [
             row(number, items[start : start + self.shard_size], task=number)
             for number, items in enumerate(list(map(_portable, task.items)) for task in tasks)

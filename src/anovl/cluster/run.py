@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from anovl.cluster.shards import OnTables, Row, table_of
+from anovl.cluster.shards import Row, on_tables, table_of
 from anovl.cluster.stages import Bind, Decode, Score
 from anovl.config import cores
 from anovl.errors import AnovlError, UnavailableError, UsageError, require_extra
@@ -155,33 +155,36 @@ def execute(
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = ordered
-    one: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
-    stages = (
-        data.from_arrow([table_of(shard) for shard in rows])
-        .map_batches(OnTables(decode), num_cpus=STAGE_CPUS, memory=DECODE_MEMORY, **one)
-        .map_batches(
-            _Scoring,
-            fn_constructor_args=(bind, pool.batch_size),
-            compute=ActorPoolStrategy(min_size=pool.smallest, max_size=pool.largest),
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus,
-            **one,
-        )
-    )
-    if write is not None:
-        stages = stages.map_batches(OnTables(write), num_cpus=STAGE_CPUS, **one)
+    tables: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
     with _watched(pool):
         try:
+            stages = (
+                data.from_blocks([table_of(shard) for shard in rows])
+                .map_batches(on_tables(decode), num_cpus=STAGE_CPUS, memory=DECODE_MEMORY, **tables)
+                .map_batches(
+                    _Score,
+                    fn_constructor_args=(bind, pool.batch_size),
+                    compute=ActorPoolStrategy(min_size=pool.smallest, max_size=pool.largest),
+                    num_cpus=pool.cpus,
+                    num_gpus=pool.gpus,
+                    **tables,
+                )
+            )
+            if write is not None:
+                stages = stages.map_batches(on_tables(write), num_cpus=STAGE_CPUS, **tables)
             yield from stages.iter_rows()
         except Exception as exc:
             raise _cause(exc) from exc
 
 
-class _Scoring(OnTables):
-    """`Score` in an actor."""
+class _Score:
+    """`Score` in an actor, for Ray makes these of a class."""
 
     def __init__(self, bind: Bind, batch_size: int) -> None:
-        super().__init__(Score(bind, batch_size))
+        self._call = on_tables(Score(bind, batch_size))
+
+    def __call__(self, table: Any) -> Any:
+        return self._call(table)
 
 
 @contextlib.contextmanager

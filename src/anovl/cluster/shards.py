@@ -1,7 +1,4 @@
-"""A shard on its way between Ray's workers: a row of a table in their shared memory, whose arrays are read where they lie.
-
-Pickled in one piece, as rows of Python, each worker copied everything several times, which took longer than to decode it.
-"""
+"""A shard on its way between Ray's workers: a row of a table in their shared memory, whose arrays are read where they lie."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ PACKED = pa.large_list(pa.large_binary())
 
 
 def row(shard: int, data: Any, *, task: int = 0, pictures: Sequence[Any] = ()) -> Row:
-    """A shard; what is in no stage's way goes beside the data."""
+    """A shard; its pictures are packed by themselves, so that an actor passes them on unread."""
     return {"shard": shard, "task": task, "data": pack(data), "pictures": pack(pictures)}
 
 
@@ -41,22 +38,19 @@ def table_of(shard: Row) -> pa.Table:
 
 
 def _column(value: Any) -> Any:
-    if isinstance(value, pa.ChunkedArray):  # of another table
+    if isinstance(value, pa.ChunkedArray):  # of the table before, passed on
         return value
     return pa.array([value], PACKED if isinstance(value, list) else None)
 
 
-class OnTables:
-    """A stage as Ray calls it.
+def on_tables(stage: Callable[[Row], Row]) -> Callable[[pa.Table], pa.Table]:
+    """A stage from rows to rows, as Ray calls it: from a table of one row to another, and by the stage's name."""
 
-    Args:
-        stage: from a row to a row.
-    """
+    def call(table: pa.Table) -> pa.Table:
+        shard: Row = {}
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            (shard[name],) = (column,) if column.type == PACKED else column.to_pylist()
+        return table_of(stage(shard))
 
-    def __init__(self, stage: Callable[[Row], Row]) -> None:
-        self._stage = stage
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """A table of one row to another."""
-        columns = zip(table.column_names, table.columns, strict=True)
-        return table_of(self._stage({name: column if column.type == PACKED else column[0].as_py() for name, column in columns}))
+    call.__name__ = type(stage).__name__
+    return call

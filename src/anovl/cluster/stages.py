@@ -62,10 +62,13 @@ class Decode:
         items: Sequence[SourceItem] = unpack(shard["data"])
         processor = self.processors[shard["task"]]
         images = reads((item.image for item in items), max_bytes=self.max_bytes)
-        slots = [self._decode(processor, item, image) for item, image in zip(items, images, strict=True)]
-        pictures = [None if slot.picture is None else np.asarray(slot.picture) for slot in slots]
-        lean = [replace(slot, picture=None) for slot in slots]
-        return row(shard["shard"], lean, task=shard["task"], pictures=pictures if self.draws else ())
+        slots, pictures = [], []
+        for item, image in zip(items, images, strict=True):
+            slot = self._decode(processor, item, image)
+            slots.append(replace(slot, picture=None))
+            if self.draws:
+                pictures.append(None if slot.picture is None else np.asarray(slot.picture))
+        return row(shard["shard"], slots, task=shard["task"], pictures=pictures)
 
     def _decode(self, processor: Processor[Any, Any, Any], item: SourceItem, image: Callable[[], Any]) -> Any:
         try:

@@ -102,9 +102,13 @@ class InParts(Stacked):
         super().__init__(job, finish)
         self._batcher: pipeline.Batcher[Pixels, ImageScores] = pipeline.Batcher(Stacked(job), batch_size)
 
-    def score(self, batch: Sequence[tuple[Image.Image, Layout]]) -> list[ImageScores]:
+    def score(self, batch: Sequence[tuple[Pixels, Layout]]) -> list[ImageScores]:
         """As the protocol says."""
-        parts = (self.job.pixels(picture.crop(box)) for picture, layout in batch for box in layout.boxes)
+        parts = (
+            self.job.pixels(Image.fromarray(picture[top:bottom, left:right]))
+            for picture, layout in batch
+            for left, top, right, bottom in layout.boxes
+        )
         scored = self._batcher.passes(parts)
         return [join(layout, [one for one, _ in itertools.islice(scored, len(layout.boxes))]) for _, layout in batch]
 

@@ -26,31 +26,31 @@ log = logging.getLogger(__name__)
 
 MAPS_AHEAD = 256 * 2**20  # bytes of maps that are made before their turn
 
-Pixels = TypeVar("Pixels")
-Pixels_co = TypeVar("Pixels_co", covariant=True)
+Input = TypeVar("Input")
+Input_co = TypeVar("Input_co", covariant=True)
 Scored = TypeVar("Scored")
 Scored_contra = TypeVar("Scored_contra", contravariant=True)
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
 
 
-class Processor(Protocol[Pixels_co, Scored_contra, Result_co]):
+class Processor(Protocol[Input_co, Scored_contra, Result_co]):
     """What comes before and after a model that is bound to a class."""
 
     def load(self, image: Any) -> tuple[Image.Image, tuple[int, int]]:
         """Anything that is an image -> RGB, and (H, W) of the whole image; ImageError where it cannot be used."""
 
-    def preprocess(self, picture: Image.Image) -> Pixels_co:
+    def preprocess(self, picture: Image.Image) -> Input_co:
         """RGB -> what the model reads of one image."""
 
     def finish(self, item: SourceItem, size: tuple[int, int], scores: Scored_contra, timings: dict[str, float]) -> Result_co:
         """Scores of one image of (H, W) px -> what the run gives for it, a Prediction say."""
 
 
-class Work(Processor[Pixels, Scored, Result_co], Protocol):
+class Work(Processor[Input, Scored, Result_co], Protocol):
     """A model bound to a class, as the loop sees it."""
 
-    def score(self, batch: Sequence[Pixels]) -> Sequence[Scored]:
+    def score(self, batch: Sequence[Input]) -> Sequence[Scored]:
         """Scores of each image; OutOfMemoryError where the batch does not fit."""
 
 
@@ -69,7 +69,7 @@ class Outcome(Generic[Result]):
 
 
 @dataclass(frozen=True)
-class Decoded(Generic[Pixels]):
+class Decoded(Generic[Input]):
     """An image that waits for the model.
 
     Attributes:
@@ -80,15 +80,15 @@ class Decoded(Generic[Pixels]):
     """
 
     item: SourceItem
-    pixels: Pixels
+    pixels: Input
     size: tuple[int, int]
     picture: Image.Image | None
     timings: dict[str, float]
 
 
 # a batch with the broken images between its own, in order; and the same with scores
-Slots = list[Decoded[Pixels] | Outcome[Any]]
-ScoredSlots = list[tuple[Decoded[Pixels], Scored] | Outcome[Any]]
+Slots = list[Decoded[Input] | Outcome[Any]]
+ScoredSlots = list[tuple[Decoded[Input], Scored] | Outcome[Any]]
 
 
 def results(outcomes: Generator[Outcome[Result]], *, on_error: Literal["raise", "skip"] = "raise") -> Iterator[Result]:
@@ -111,7 +111,7 @@ def results(outcomes: Generator[Outcome[Result]], *, on_error: Literal["raise", 
 
 
 def run(
-    work: Work[Pixels, Scored, Result] | Sequence[Work[Pixels, Scored, Result]],
+    work: Work[Input, Scored, Result] | Sequence[Work[Input, Scored, Result]],
     items: Iterable[SourceItem],
     *,
     batch_size: int = 8,
@@ -164,18 +164,18 @@ def _results(coming: deque[Callable[[], Outcome[Result]]]) -> Iterator[Outcome[R
 
 
 def _decoded(
-    work: Work[Pixels, Any, Any],
+    work: Work[Input, Any, Any],
     items: Iterable[SourceItem],
-    batchers: Sequence[Batcher[Pixels, Any]],
+    batchers: Sequence[Batcher[Input, Any]],
     pool: ThreadPoolExecutor,
     *,
     ahead: int,
     keep_pictures: bool,
-) -> Iterator[Slots[Pixels]]:
+) -> Iterator[Slots[Input]]:
     """Decoded images, a batch at a time with the broken ones between them; `ahead` more than a batch are under way."""
     source = iter(items)
-    pending: deque[Future[Decoded[Pixels] | Outcome[Any]]] = deque()
-    slots: Slots[Pixels] = []
+    pending: deque[Future[Decoded[Input] | Outcome[Any]]] = deque()
+    slots: Slots[Input] = []
     while True:
         size = max(batcher.size for batcher in batchers)
         for item in itertools.islice(source, max(0, size + ahead - len(pending))):
@@ -189,14 +189,14 @@ def _decoded(
     yield slots
 
 
-def _decode(work: Work[Pixels, Any, Any], item: SourceItem, *, keep_picture: bool) -> Decoded[Pixels] | Outcome[Any]:
+def _decode(work: Work[Input, Any, Any], item: SourceItem, *, keep_picture: bool) -> Decoded[Input] | Outcome[Any]:
     try:
         return decode(work, item, keep_picture=keep_picture)
     except ImageError as exc:
         return Outcome(item, error=exc)
 
 
-def decode(work: Processor[Pixels, Any, Any], item: SourceItem, *, keep_picture: bool) -> Decoded[Pixels]:
+def decode(work: Processor[Input, Any, Any], item: SourceItem, *, keep_picture: bool) -> Decoded[Input]:
     """An image as the model reads it, with a copy of at most 1600 px for drawing where that is asked for.
 
     Raises:
@@ -226,22 +226,22 @@ def _state(image: Any) -> tuple[int, int, int] | None:
     return info.st_ino, info.st_size, info.st_mtime_ns
 
 
-class Batcher(Generic[Pixels, Scored]):
+class Batcher(Generic[Input, Scored]):
     """Scores decoded images and remembers the batch size that fits."""
 
-    def __init__(self, work: Work[Pixels, Scored, Any], size: int) -> None:
+    def __init__(self, work: Work[Input, Scored, Any], size: int) -> None:
         self.work = work
         self.size = size
 
-    def score(self, slots: Slots[Pixels]) -> ScoredSlots[Pixels, Scored]:
+    def score(self, slots: Slots[Input]) -> ScoredSlots[Input, Scored]:
         """The slots, in order, each image with its scores."""
         scored = self.passes(slot.pixels for slot in slots if isinstance(slot, Decoded))
         return [slot if isinstance(slot, Outcome) else self._timed(slot, *next(scored)) for slot in slots]
 
-    def passes(self, pixels: Iterable[Pixels]) -> Iterator[tuple[Scored, float]]:
+    def passes(self, pixels: Iterable[Input]) -> Iterator[tuple[Scored, float]]:
         """Scores of each in turn, and its share of the milliseconds; no more than a batch is taken ahead."""
         source = iter(pixels)
-        batch: list[Pixels] = []
+        batch: list[Input] = []
         while batch := [*batch, *itertools.islice(source, max(0, self.size - len(batch)))]:
             began = time.perf_counter()
             try:
@@ -255,7 +255,7 @@ class Batcher(Generic[Pixels, Scored]):
                 yield own, share
 
     @staticmethod
-    def _timed(image: Decoded[Pixels], scores: Scored, share: float) -> tuple[Decoded[Pixels], Scored]:
+    def _timed(image: Decoded[Input], scores: Scored, share: float) -> tuple[Decoded[Input], Scored]:
         log.info("scored %s", image.item.key)
         image.timings["encode"] = share
         return image, scores
@@ -268,30 +268,30 @@ class Batcher(Generic[Pixels, Scored]):
 
 
 def _scored(
-    batchers: Sequence[Batcher[Pixels, Scored]], batches: Iterator[Slots[Pixels]], pool: ThreadPoolExecutor
-) -> Iterator[ScoredSlots[Pixels, Scored]]:
+    batchers: Sequence[Batcher[Input, Scored]], batches: Iterator[Slots[Input]], pool: ThreadPoolExecutor
+) -> Iterator[ScoredSlots[Input, Scored]]:
     """Scored batches, in order: one is under way on each device, and one more waits for the first that is free."""
-    free: SimpleQueue[Batcher[Pixels, Scored]] = SimpleQueue()
+    free: SimpleQueue[Batcher[Input, Scored]] = SimpleQueue()
     for batcher in batchers:
         free.put(batcher)
 
-    def score(slots: Slots[Pixels]) -> ScoredSlots[Pixels, Scored]:
+    def score(slots: Slots[Input]) -> ScoredSlots[Input, Scored]:
         batcher = free.get()  # there is one for each thread of the pool
         try:
             return batcher.score(slots)
         finally:
             free.put(batcher)
 
-    def submitted() -> Iterator[Future[ScoredSlots[Pixels, Scored]]]:
+    def submitted() -> Iterator[Future[ScoredSlots[Input, Scored]]]:
         try:
             for slots in batches:
                 yield pool.submit(score, slots)
         except Exception as exc:  # noqa: BLE001 -- of the source: it is raised once the batches before it are out
-            failed: Future[ScoredSlots[Pixels, Scored]] = Future()
+            failed: Future[ScoredSlots[Input, Scored]] = Future()
             failed.set_exception(exc)
             yield failed
 
-    coming: deque[Future[ScoredSlots[Pixels, Scored]]] = deque()
+    coming: deque[Future[ScoredSlots[Input, Scored]]] = deque()
     for future in submitted():
         coming.append(future)
         if len(coming) > len(batchers):
@@ -301,14 +301,14 @@ def _scored(
 
 
 def _finish(
-    work: Work[Pixels, Scored, Result],
-    scored: ScoredSlots[Pixels, Scored],
+    work: Work[Input, Scored, Result],
+    scored: ScoredSlots[Input, Scored],
     pool: ThreadPoolExecutor,
     coming: deque[Callable[[], Outcome[Result]]],
 ) -> None:
     """Queue what gives each outcome: made in a thread while memory for maps allows, else when its turn comes."""
 
-    def make(image: Decoded[Pixels], scores: Scored) -> Outcome[Result]:
+    def make(image: Decoded[Input], scores: Scored) -> Outcome[Result]:
         return Outcome(image.item, work.finish(image.item, image.size, scores, image.timings), picture=image.picture)
 
     free = MAPS_AHEAD

@@ -61,10 +61,8 @@ class ImageProcessor:
         return lay_out(picture, self.recipe.tiling, self.grid)
 
     def preprocess(self, picture: Image.Image) -> Any:
-        """Its `pixels`; or, where it is looked at in parts, which are cut when their turn comes, a copy and its `layout`."""
-        if self.recipe.tiling.whole:
-            return self.pixels(picture)
-        return picture.copy(), self.layout(picture)  # the loop may shrink its own for drawing
+        """Its `pixels`; or, where it is looked at in parts, which are cut when their turn comes, all of it and its `layout`."""
+        return self.pixels(picture) if self.recipe.tiling.whole else (np.asarray(picture), self.layout(picture))
 
     def pixels(self, picture: Image.Image) -> Pixels:
         """What the model reads of an RGB picture: [H, W, 3] at its input size; it scales and normalises them itself."""

@@ -116,4 +116,4 @@ def _figures(model: Any, category: Category) -> Figures:
 def _pixels(picture: Any) -> Tensor:
     """[1, 3, SIDE, SIDE] in [0, 1]; the models normalise themselves."""
     pixels = np.array(squash(picture, (SIDE, SIDE), "bilinear"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()[None] / 255
