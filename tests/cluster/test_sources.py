@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,6 +119,26 @@ class Job:
 
     def finish(self, item, size, scores, timings):
         return Prediction(None, size, "nut", scores, np.full(size, scores, np.float32), np.full((1, 1), scores, np.float32))
+
+
+def test_a_table_holds_what_a_shard_does_and_keeps_nothing_else():
+    values = {
+        "pixels": np.arange(24, dtype=np.uint8).reshape(2, 4, 3),
+        "none": np.zeros((0, 3)),
+        "turned": np.eye(3).T,
+        "word": "x",
+    }
+    kept = weakref.ref(values["pixels"])
+    table = table_of(row(7, [values], task=2))
+    del values
+    assert kept() is None  # else a worker would grow by each shard
+    assert (table["shard"].to_pylist(), table["task"].to_pylist()) == ([7], [2])
+    (found,) = unpack(table["data"])
+    assert np.array_equal(found["pixels"], np.arange(24).reshape(2, 4, 3))
+    assert found["none"].shape == (0, 3)
+    assert np.array_equal(found["turned"], np.eye(3))
+    assert found["word"] == "x"
+    assert unpack(table["pictures"]) == ()
 
 
 def test_stages_without_a_model_need_no_torch(tmp_path):

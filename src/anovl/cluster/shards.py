@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 # "shard": its number; "task": which model; packed: "data", its images as a stage leaves them, and "pictures" of them, for drawing
@@ -40,7 +41,11 @@ def table_of(shard: Row) -> pa.Table:
 def _column(value: Any) -> Any:
     if isinstance(value, pa.ChunkedArray):  # of the table before, passed on
         return value
-    return pa.array([value], PACKED if isinstance(value, list) else None)
+    if not isinstance(value, list):
+        return pa.array([value])
+    ends = np.cumsum([0, *map(len, value)])  # `pa.array` never lets go of a memoryview (pyarrow 26)
+    parts = pa.Array.from_buffers(PACKED.value_type, len(value), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(value))])
+    return pa.LargeListArray.from_arrays([0, len(value)], parts)
 
 
 def on_tables(stage: Callable[[Row], Row]) -> Callable[[pa.Table], pa.Table]:
