@@ -33,7 +33,7 @@ from anovl.data.sources import SourceItem
 from anovl.data.synthetic import MAX_SIZE, draw
 from anovl.detection import DetectionJob
 from anovl.detector import AnoVL
-from anovl.engine.local import images_of
+from anovl.engine.local import Stacked
 from anovl.engine.pipeline import Decoded
 from anovl.render.overlay import overlay
 from anovl.render.writers import row_of
@@ -80,8 +80,7 @@ def picture_costs(job: DetectionJob, side: int, form: str) -> dict[str, float]:
     """Seconds an image of each stage, and bytes, for pictures of one size and format."""
     files = [picture_file(index, side, form) for index in range(DISTINCT)]
     pictures = [job.load(file)[0] for file in files]
-    inputs = torch.from_numpy(np.stack([job.pixels(picture) for picture in pictures]))
-    scores = images_of(job.score(inputs))
+    scores = Stacked(job).score([job.pixels(picture) for picture in pictures])
     item = SourceItem(None, "folder/picture", "picture")
     found = [job.finish(item, (side, side), one, {}) for one in scores]
     shown = [shrunk(picture) for picture in pictures]
@@ -111,15 +110,14 @@ def picture_costs(job: DetectionJob, side: int, form: str) -> dict[str, float]:
 
 def encode_seconds(job: DetectionJob) -> float:
     """An image of a batch through the model and against the prompts."""
-    side = job.detector.backbone.image_size
-    pixels = torch.randint(256, (BATCH, *side, 3), dtype=torch.uint8)
+    pixels = torch.randint(256, (BATCH, *job.image_size, 3), dtype=torch.uint8)
     return seconds(lambda: job.score(pixels)) / BATCH
 
 
 def shard_costs(job: DetectionJob) -> dict[str, float]:
     """Seconds that a shard's rows take to write as Parquet with their mark, on a clock, for the disk is waited for."""
     item = SourceItem(None, "folder/picture", "picture")
-    (scores,) = images_of(job.score(torch.zeros(1, *job.image_size, 3, dtype=torch.uint8)))
+    (scores,) = Stacked(job).score([np.zeros((*job.image_size, 3), np.uint8)])
     scored = [(Decoded(item, None, (1, 1), None, {}), scores)] * SHARD
     with TemporaryDirectory() as folder:
         write = Write(job, Folder(folder), (), "npy")

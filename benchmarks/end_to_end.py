@@ -36,7 +36,7 @@ from anovl.data.images import load_image
 from anovl.data.sources import SourceItem
 from anovl.detection import DetectionJob
 from anovl.detector import AnoVL
-from anovl.engine.local import images_of
+from anovl.engine.local import Stacked
 from anovl.results import Prediction
 
 
@@ -81,7 +81,7 @@ def authors_way(job: DetectionJob, file: bytes) -> tuple[float, np.ndarray[Any, 
 def predicted(job: DetectionJob, file: bytes) -> Prediction:
     """What `AnoVL.predict` does once the class is bound."""
     picture, size = job.load(file)
-    (scores,) = images_of(job.score(torch.from_numpy(np.stack([job.pixels(picture)]))))
+    (scores,) = Stacked(job).score([job.pixels(picture)])
     return job.finish(SourceItem(file, None, "image"), size, scores, {})
 
 

@@ -23,7 +23,7 @@ from anovl.core.scoring import anomaly_score
 from anovl.data.sources import SourceItem
 from anovl.data.synthetic import draw
 from anovl.detector import AnoVL
-from anovl.engine.local import images_of
+from anovl.engine.local import Stacked
 from anovl.render.overlay import overlay
 from anovl.render.writers import save_image
 
@@ -182,10 +182,9 @@ def _stages(
     plain, sentences = replace(job, adapters=()), detector.prompts(class_name)
     loaded = [job.load(image) for image in images]
     inputs = [job.pixels(picture) for picture, _ in loaded]
-    images_read = torch.from_numpy(np.stack(inputs))
-    pixels = detector.to_pixel_values(images_read)
+    pixels = detector.to_pixel_values(torch.from_numpy(np.stack(inputs)))
     tokens, scale = encoder(pixels), detector.method.logit_scale
-    scores = images_of(plain.score(images_read))
+    scores = Stacked(plain).score(inputs)
     grids = [(one.patch_scores, size) for one, (_, size) in zip(scores, loaded, strict=True)]
     item = SourceItem(None, None, "image")
     found = [plain.finish(item, size, one, {}) for one, (_, size) in zip(scores, loaded, strict=True)]

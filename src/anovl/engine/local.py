@@ -60,7 +60,7 @@ def run(
     return pipeline.run(works, items, batch_size=images, workers=workers, keep_pictures=keep_pictures)
 
 
-def work_of(job: Job[Any], batch_size: int, finish: Finish[Any] | None = None) -> Stacked | InParts:
+def work_of(job: Job[Any], batch_size: int, finish: Finish[Any] | None = None) -> Stacked:
     """A job as the loop takes it; `batch_size` is of the parts, where it looks at an image in parts."""
     return Stacked(job, finish) if job.recipe.tiling.whole else InParts(job, batch_size, finish)
 

@@ -6,11 +6,8 @@ import statistics
 import time
 from collections.abc import Sequence
 
-import numpy as np
-import torch
-
 from anovl.data.images import load_image
-from anovl.engine.local import images_of
+from anovl.engine.local import Stacked
 from anovl.evaluation import Evaluation, Variant
 
 ROUNDS = 9
@@ -32,13 +29,13 @@ def milliseconds(variants: Sequence[Variant], done: Evaluation, *, rounds: int =
     """
     category = done.dataset.categories[0]
     picture = load_image(category.test[0].image)
-    runs = [(variant, variant.job(category, done.seeds[:1])) for variant in variants]
-    pixels = {variant.name: torch.from_numpy(np.stack([job.pixels(picture)])) for variant, job in runs}
+    jobs = [(variant.name, variant.job(category, done.seeds[:1])) for variant in variants]
+    runs = [(name, Stacked(job), [job.pixels(picture)]) for name, job in jobs]
     times: dict[str, list[float]] = {variant.name: [] for variant in variants}
     for turn in range(rounds + 1):
-        for variant, job in runs:
+        for name, work, batch in runs:
             start = time.perf_counter()
-            images_of(job.score(pixels[variant.name]))  # waits for the device
+            work.score(batch)  # waits for the device
             if turn:
-                times[variant.name].append((time.perf_counter() - start) * 1000)
+                times[name].append((time.perf_counter() - start) * 1000)
     return {name: (statistics.median(some), statistics.stdev(some)) for name, some in times.items()}
