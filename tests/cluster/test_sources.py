@@ -5,11 +5,8 @@ import json
 import pickle
 import subprocess
 import sys
-import threading
-import time
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -27,8 +24,9 @@ from anovl.cluster.stages import Decode, Score, Write
 from anovl.cluster.storage import Folder
 from anovl.data.datasets import load
 from anovl.data.images import ImageLimits, load_sized_image
+from anovl.data.sources import SourceItem
 from anovl.engine.local import Stacked
-from anovl.engine.pipeline import Outcome
+from anovl.engine.pipeline import Decoded, Outcome
 from anovl.errors import ImageError, OutputError, UsageError
 from anovl.results import Prediction
 
@@ -209,12 +207,46 @@ def test_a_picture_of_a_bucket_is_one_request_of_sixteen(bucket):
     names = [f"{number:02}.png" for number in range(32)]
     bucket.files.pipe({f"plant/in/{name}": png(8 + number) for number, name in enumerate(names)})
     (shard,), _ = shards_of(items_of("s3://plant/in", exclude=[]), 64)
-    bucket.clear(gate=threading.Barrier(16, timeout=30))
+    bucket.clear(together=16)
     slots = unpack(Decode([Job()])(shard)["data"])
     assert [slot.size[0] for slot in slots] == list(range(8, 40))
     assert all(np.array_equal(slot.pixels, Job().preprocess(Image.open(io.BytesIO(png(slot.size[0]))))) for slot in slots)
     assert sorted(bucket.asked) == [("GET", f"/plant/in/{name}") for name in names]
     assert bucket.most == 16
+
+
+def written_to(folder: str, pictures: int):
+    """A shard of as many pictures, written with their overlays."""
+    slots = [(Decoded(SourceItem(None, None, f"{number:02}"), None, (8, 8), None, {}), 0.75) for number in range(pictures)]
+    shown = [np.zeros((8, 8, 3), np.uint8)] * pictures
+    return Write(Job(), Folder(folder), ["overlay"], "npy")(row(0, slots, pictures=shown))
+
+
+def test_sixteen_overlays_are_written_to_a_bucket_at_once_and_the_mark_last(bucket):
+    bucket.clear(together=16)
+    assert json.loads(written_to("s3://plant/out", 32)["summary"])["scored"] == 32
+    wrote = [path for method, path in bucket.asked if method == "PUT"]
+    assert sorted(wrote[:-1]) == [
+        *(f"/plant/out/overlay/{n:02}.png" for n in range(32)),
+        "/plant/out/predictions/part-000000.parquet",
+    ]
+    assert wrote[-1] == "/plant/out/done/part-000000.json"
+    assert bucket.most == 16
+
+
+def test_a_picture_that_a_bucket_refuses_leaves_the_shard_without_its_mark(memory, monkeypatch):
+    system = type(fsspec.filesystem("memory"))
+    pipe = system.pipe_file
+
+    def refuse(self, path, data):
+        if path.endswith("overlay/20.png"):
+            raise PermissionError("quota")
+        pipe(self, path, data)
+
+    monkeypatch.setattr(system, "pipe_file", refuse)
+    with pytest.raises(OutputError, match=r"out/overlay/20.png: cannot be reached \(quota\)"):
+        written_to(f"{memory}/out", 32)
+    assert Folder(f"{memory}/out").read_all("done") == {}
 
 
 def test_a_picture_of_a_bucket_that_cannot_be_read_fails_alone(bucket):
@@ -254,7 +286,7 @@ def test_rows_of_a_manifest_in_a_bucket_are_looked_up_sixteen_at_once(bucket):
     names = [f"{number:02}.png" for number in range(32)]
     bucket.files.pipe({f"plant/{name}": png() for name in names[:-1]})
     bucket.files.pipe("plant/list.csv", "\n".join(["image_path", *names]).encode())
-    bucket.clear(gate=SimpleNamespace(wait=lambda: time.sleep(0.05)))
+    bucket.clear(together=16)
     with pytest.raises(UsageError, match=r"1 problem\n- list.csv, line 33: no such file: 31.png"):
         load("manifest", "s3://plant/list.csv")
     assert bucket.most == 16

@@ -127,32 +127,33 @@ class Write:
         rows: list[dict[str, Any]] = []
         errors: list[dict[str, str]] = []
         pictures = unpack(shard["pictures"])
-        for number, slot in enumerate(unpack(shard["data"])):
-            if isinstance(slot, Outcome):
-                reason = slot.error.reason if isinstance(slot.error, ImageError) else str(slot.error)
-                errors.append({"image_path": slot.item.key, "error": reason})
-                continue
-            image, scores = slot
-            if pictures:
-                image = replace(image, picture=Image.fromarray(pictures[number]))
-            prediction = self.processor.finish(image.item, image.size, scores, image.timings)
-            for kind in self.save:
-                self._save(kind, image, prediction)
-            rows.append(row_of(image.item.key, prediction))
         name = part(shard["shard"])
-        self.folder.write(f"{PARTS}/{name}.parquet", _parquet(rows))
+        with self.folder.writing() as write:
+            for number, slot in enumerate(unpack(shard["data"])):
+                if isinstance(slot, Outcome):
+                    reason = slot.error.reason if isinstance(slot.error, ImageError) else str(slot.error)
+                    errors.append({"image_path": slot.item.key, "error": reason})
+                    continue
+                image, scores = slot
+                if pictures:
+                    image = replace(image, picture=Image.fromarray(pictures[number]))
+                prediction = self.processor.finish(image.item, image.size, scores, image.timings)
+                for kind in self.save:
+                    write(*self._file(kind, image, prediction))
+                rows.append(row_of(image.item.key, prediction))
+            write(f"{PARTS}/{name}.parquet", _parquet(rows))
         summary = {"scored": len(rows), "anomalous": sum(one["pred_label"] for one in rows), "errors": errors}
         self.folder.write_json(f"{DONE}/{name}.json", summary)
         return {"shard": shard["shard"], "summary": json.dumps(summary)}
 
-    def _save(self, kind: str, image: pipeline.Decoded[None], prediction: Prediction) -> None:
+    def _file(self, kind: str, image: pipeline.Decoded[None], prediction: Prediction) -> tuple[str, bytes]:
+        """Name and content of a picture."""
         stream = io.BytesIO()
         if kind == "map" and self.map_format == "npy":
             np.save(stream, prediction.anomaly_map)
-            self.folder.write(f"map/{image.item.stem}.npy", stream.getvalue())
-            return
+            return f"map/{image.item.stem}.npy", stream.getvalue()
         _picture(kind, image, prediction).save(stream, "PNG", compress_level=1)
-        self.folder.write(f"{kind}/{image.item.stem}.png", stream.getvalue())
+        return f"{kind}/{image.item.stem}.png", stream.getvalue()
 
 
 def _picture(kind: str, image: pipeline.Decoded[None], prediction: Prediction) -> Image.Image:

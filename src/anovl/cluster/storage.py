@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from anovl.addresses import explained, file_system, is_address
+from anovl.addresses import AT_ONCE, explained, file_system, is_address
 from anovl.errors import OutputError
 from anovl.files import held_folder, replacing
 
@@ -50,6 +52,28 @@ class Folder:
             return
         with explained(f"{self.url}/{name}", OutputError):
             system.pipe_file(f"{root}/{name}", data)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Callable[[str, bytes], None]]:
+        """A `write` that does not wait for files at an address: `AT_ONCE` are under way. After the block all are written.
+
+        Raises:
+            OutputError: as `write`, of this file or one before it.
+        """
+        if self.local:
+            yield self.write
+            return
+        coming: deque[Future[None]] = deque()
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="anovl-write") as pool:
+
+            def write(name: str, data: bytes) -> None:
+                if len(coming) == AT_ONCE:
+                    coming.popleft().result()
+                coming.append(pool.submit(self.write, name, data))
+
+            yield write
+            while coming:
+                coming.popleft().result()
 
     def read(self, name: str) -> bytes | None:
         """A file's content; None where there is none.
