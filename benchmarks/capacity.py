@@ -41,7 +41,7 @@ class Bucket:
         gets, puts: requests a second that a prefix serves.
         bandwidth: bytes a second in all.
         get_dollars, put_dollars: of a request.
-        at_once: reading requests that a task has under way; writing ones go one after another.
+        at_once: requests that a task has under way; those of a shard's rows and mark go one after another.
     """
 
     reads: int = 1
@@ -119,7 +119,7 @@ def steps_of(costs: Costs, load: Load, site: Site) -> list[Step]:
         writing = (
             Use("puts", puts / bucket.puts),
             Use("network", load.overlays * SHARD * picture["png bytes"] / site.network),
-            Use("", puts * bucket.put_seconds),
+            Use("", (2 + load.overlays * SHARD / bucket.at_once) * bucket.put_seconds),
         )
     driver = Step("driver", (Use("" if bucket else "core", ray["driver"] / 3),))
     gpu = (Use("gpu", SHARD * site.gpu_seconds),) if site.gpus else ()
