@@ -190,8 +190,10 @@ def test_eight_pictures_are_compared_with_all_others(monkeypatch, pictures):
 
 
 def test_winclip_has_one_weight(detector):
-    fitted = detector.with_method("winclip").fit([drawn(1), drawn(2)], "nut", settings=FewShot(weight=0.7))
-    assert fitted.bank.settings.weight == 0.5
+    winclip = detector.with_method("winclip")
+    assert winclip.fit([drawn(1), drawn(2)], "nut").bank.settings.weight == 0.5
+    with pytest.raises(UsageError, match=r"weight: winclip takes the mean of words and distance; leave the weight out, got 0.7"):
+        winclip.fit([drawn(1), drawn(2)], "nut", settings=FewShot(weight=0.7))
 
 
 def test_bank_of_something_else_is_refused(detector, fitted):

@@ -71,7 +71,7 @@ class FittingMethod(Method, Protocol):
         """The settings with layers by their numbers, and with the weight where the method has but one.
 
         Raises:
-            UsageError: the backbone has no such layer, or the method reads none.
+            UsageError: the backbone has no such layer, or the method reads none, or has no such weight.
         """
 
     def features(self, pixel_values: Tensor, settings: FewShot) -> tuple[Tensor, ...]:

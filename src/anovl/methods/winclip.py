@@ -114,6 +114,8 @@ class WinCLIPMethod:
         """As the protocol says."""
         if settings.layers is not None:
             raise UsageError("layers: winclip keeps its windows and the last block's patches; leave layers out")
+        if settings.weight not in ("auto", MEAN):
+            raise UsageError(f"weight: winclip takes the mean of words and distance; leave the weight out, got {settings.weight}")
         return replace(settings, weight=MEAN)
 
     def features(self, pixel_values: Tensor, settings: FewShot) -> tuple[Tensor, ...]:  # noqa: ARG002
