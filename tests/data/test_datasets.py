@@ -184,7 +184,8 @@ def test_manifest_at_an_address(tmp_path, store):
     )
 
 
-def test_manifest_whose_masks_are_here_and_there(tmp_path, store, monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError, PermissionError])
+def test_manifest_whose_masks_are_here_and_there(tmp_path, store, monkeypatch, error):
     picture(tmp_path / "a.png")
     mask(tmp_path / "m.png")
     mask(tmp_path / "n.png", box=(slice(0, 1), slice(0, 1)))
@@ -196,7 +197,7 @@ def test_manifest_whose_masks_are_here_and_there(tmp_path, store, monkeypatch):
     assert read_mask(sample, SIZE).sum() == PIXELS + 1
 
     def fails(*_args, **_options):
-        raise RuntimeError("no credentials")
+        raise error("no credentials")
 
     with monkeypatch.context() as patch:
         patch.setattr(type(store), "open", fails)

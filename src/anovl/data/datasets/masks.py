@@ -105,6 +105,8 @@ def _opened(path: Path, *, buffering: int = -1) -> Iterator[Image.Image]:
             yield picture
     except FileNotFoundError as exc:
         raise ImageNotFoundError(str(path), "no such file") from exc
+    except PermissionError as exc:
+        raise ImageNotFoundError(str(path), f"cannot be read ({exc.strerror or exc})") from exc
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, *_BROKEN) as exc:
         raise ImageDecodeError(str(path), f"not a readable image ({type(exc).__name__})") from exc
     except Exception as exc:
