@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from anovl.data.synthetic.fields import Field, blob, fractal, grid, mix, step, stroke
-from anovl.data.synthetic.textures import TEXTURES, Surface
+from anovl.data.synthetic.textures import MATERIALS, Surface
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,23 @@ def _spread(surface: Surface) -> float:
     return float(surface.albedo.mean(axis=2)[inside].std()) if inside.any() else 0.0
 
 
+def under(surface: Surface, values: Field, mask: Field) -> Field:
+    """Mean of values [S, S, 3] over what the mask covers of the thing, [3]."""
+    weight = mask * surface.alpha
+    mean: Field = (values * weight[..., None]).sum(axis=(0, 1)) / max(float(weight.sum()), 1e-3)
+    return mean
+
+
 def _shade(rng: np.random.Generator, surface: Surface, spot: Spot, mask: Field, *, darker: float = 0.5) -> Field:
     """A colour that stands out from what the mask covers, [3]: darker or lighter, of the same hue or another."""
-    weight = mask * surface.alpha
-    under = (surface.albedo * weight[..., None]).sum(axis=(0, 1)) / max(float(weight.sum()), 1e-3)
+    own = under(surface, surface.albedo, mask)
     contrast = 0.1 + 0.5 * spot.strength + min(0.7 * _spread(surface), 0.25)
     down = rng.random() < darker
-    if down and under.mean() < 0.5 * contrast:
+    if down and own.mean() < 0.5 * contrast:
         down = False
-    elif not down and under.mean() > 1 - 0.5 * contrast:
+    elif not down and own.mean() > 1 - 0.5 * contrast:
         down = True
-    colour = under - contrast if down else under + contrast
+    colour = own - contrast if down else own + contrast
     return np.clip(colour + rng.normal(0, 0.02, 3), 0.01, 0.99).astype(np.float32)
 
 
@@ -148,7 +154,7 @@ def contamination(rng: np.random.Generator, surface: Surface, spot: Spot) -> Fie
         for _ in range(int(rng.integers(3, 9))):
             at = (spot.centre[0] + rng.normal(0, spot.radius), spot.centre[1] + rng.normal(0, spot.radius))
             mask = np.maximum(mask, blob(rng, size, at, max(spot.radius * rng.uniform(0.12, 0.4), 0.02)))
-    foreign = list(TEXTURES.values())[int(rng.integers(len(TEXTURES)))]
+    foreign = MATERIALS[int(rng.integers(len(MATERIALS)))]
     if rng.random() < 0.4:
         other = foreign(rng, size)
         surface.albedo = mix(surface.albedo, other.albedo, mask * np.float32(0.5 + 0.5 * spot.strength))
@@ -166,8 +172,9 @@ def discoloration(rng: np.random.Generator, surface: Surface, spot: Spot) -> Fie
     by = 0.25 + 0.55 * spot.strength
     factor = 1 + (by if rng.random() < 0.4 else -by) * (np.ones(3) if rng.random() < 0.5 else rng.uniform(-0.4, 1, 3))
     changed = np.clip(surface.albedo * factor.astype(np.float32), 0, 1)
-    if np.abs(changed - surface.albedo).mean() < 0.04:  # nearly black or white already
-        changed = np.clip(surface.albedo + np.float32(by * 0.4 * (1 if surface.albedo.mean() < 0.5 else -1)), 0, 1)
+    if under(surface, np.abs(changed - surface.albedo), soft).mean() < 0.04:  # nearly black or white already
+        lighter = under(surface, surface.albedo, soft).mean() < 0.5
+        changed = np.clip(surface.albedo + np.float32(by * 0.4 * (1 if lighter else -1)), 0, 1)
     surface.albedo = mix(surface.albedo, changed, soft)
     return soft
 

@@ -1,6 +1,7 @@
 """Random fields and shapes on a square picture, all float32 and drawn from one generator.
 
-Coordinates run from -1 to 1 over the picture, x to the right and y down, so that a scene looks the same at any size.
+Coordinates run from -1 to 1 over the picture, x to the right and y down, so that a thing has the same shape and colours at
+any size; its grain is another, and where a defect lies is chosen among its pixels.
 """
 
 from __future__ import annotations

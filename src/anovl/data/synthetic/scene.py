@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from anovl.core.prompts import article
-from anovl.data.synthetic.defects import SURFACE_DEFECTS, Spot
+from anovl.data.synthetic.defects import SURFACE_DEFECTS, Spot, under
 from anovl.data.synthetic.fields import Field, LineGenerator, blob, fractal, grid, mix, slight, white
 from anovl.data.synthetic.objects import OBJECTS
 from anovl.data.synthetic.shapes import Part, compose, grain
-from anovl.data.synthetic.textures import TEXTURES, Surface, palette
+from anovl.data.synthetic.textures import HELD_OUT as HELD_OUT_TEXTURES
+from anovl.data.synthetic.textures import MATERIALS, TEXTURES, Surface, palette
 from anovl.errors import UsageError, suggest
 
 MIN_SIZE, MAX_SIZE = 96, 1024
 SMALLEST, LARGEST = 0.0005, 0.2  # share of the picture that a defect covers
-HELD_OUT = ("bearing", "button", "marble", "rubber mat")  # no training picture and no training sentence
+HELD_OUT = ("bearing", "button", *HELD_OUT_TEXTURES)  # in no training picture and no training sentence
 
 _ATTEMPTS = 8
 _SHAPE_DEFECTS = ("chip", "bent")
@@ -104,7 +105,8 @@ def draw(
         size: pixels of a side, 96 to 1024.
         defect: a kind from the class's defects; None draws a good one.
         severity: range that its plainness and its area are drawn from, 0 (barely visible, 0.05 % of the picture) to
-            1 (gross, up to 20 %).
+            1 (gross, up to 20 %). Of a chip its size, of a bent outline how deep, of a misplaced part how far; a missing part
+            is missing.
         line: a whole number from 0 that design, material, colours, ground, light and camera are drawn from, as on a production
             line; the seed says where the part lies, or which piece of the material it is, and draws slight changes of light,
             grain, noise and the defect. None draws all from the seed.
@@ -146,16 +148,17 @@ def _draw(
             surface = Surface(np.rot90(surface.albedo, rotate), np.rot90(surface.height, rotate), surface.alpha, surface.gloss)
         mask = np.zeros((size, size), dtype=np.float32)
     else:
-        surface, mask = _thing(info.name, body, flaw, size, defect)
+        surface, mask = _thing(info.name, body, flaw, size, defect, severity)
     ground = _ground(np.random.Generator(body.bit_generator), size)  # the same in all pictures of a line
+    gloss = np.float32(surface.gloss)  # a number, before a defect changes it
     if defect in SURFACE_DEFECTS:
-        silhouette, gloss = surface.alpha, surface.gloss
+        silhouette = surface.alpha
         mask = SURFACE_DEFECTS[defect](flaw, surface, _spot(flaw, silhouette, severity)) * silhouette
-        if line is not None:  # the rest shines as the line does
-            surface.gloss = gloss + mask * np.float32(surface.gloss - gloss)
+        surface.gloss = gloss + mask * (surface.gloss - gloss)  # the rest shines as before
     elif defect == "chip":
-        mask = _chip(flaw, surface)
-    picture = _photograph(camera, _light(camera, surface), surface.alpha, ground)
+        mask = _chip(flaw, surface, severity)
+    shines = gloss > 0 or line is not None
+    picture = _photograph(camera, _light(camera, surface, shines=bool(shines)), surface.alpha, ground)
     return Sample(picture, _as_mask(mask, defect), info.name, defect)
 
 
@@ -167,7 +170,12 @@ def _as_mask(mask: Field, defect: str | None) -> NDArray[np.bool_]:
 
 
 def _thing(
-    name: str, body: np.random.Generator, flaw: np.random.Generator, size: int, defect: str | None
+    name: str,
+    body: np.random.Generator,
+    flaw: np.random.Generator,
+    size: int,
+    defect: str | None,
+    severity: tuple[float, float],
 ) -> tuple[Surface, Field]:
     """An object in some pose, with its defect of shape or parts, and where that changed it."""
     parts = OBJECTS[name](body)
@@ -190,7 +198,7 @@ def _thing(
             if defect == "missing part":
                 del changed[index]
             else:
-                changed[index] = _moved(flaw, parts[index])
+                changed[index] = _moved(flaw, parts[index], severity)
             wrong, wrong_top = compose(changed, u, v, unit, noise, gloss)
             if defect == "missing part":  # number the rest as before
                 wrong_top = np.where(wrong_top > index, wrong_top + 1, wrong_top)
@@ -200,7 +208,7 @@ def _thing(
         return wrong, mask
     if defect == "bent":
         for push in (1.0, 1.8, 3.0):
-            wrong, wrong_top = compose(parts, *_bend(flaw, surface.alpha, u, v, push / scale), unit, noise, gloss)
+            wrong, wrong_top = compose(parts, *_bend(flaw, surface.alpha, u, v, push / scale, severity), unit, noise, gloss)
             mask = (wrong_top != top).astype(np.float32)
             if mask.mean() >= 2 * SMALLEST:
                 break
@@ -208,9 +216,16 @@ def _thing(
     return surface, np.zeros((size, size), dtype=np.float32)
 
 
-def _moved(rng: np.random.Generator, part: Part) -> Part:
+def _between(severity: tuple[float, float], least: float, most: float) -> tuple[float, float]:
+    """The range of a quantity that goes from least to most with the severity."""
+    low, high = (least + (most - least) * value for value in severity)
+    return low, high
+
+
+def _moved(rng: np.random.Generator, part: Part, severity: tuple[float, float]) -> Part:
     """The part at another place and turned."""
-    angle, away, turn = rng.uniform(0, 2 * np.pi), rng.uniform(0.08, 0.3), rng.uniform(-0.8, 0.8)
+    angle, away = rng.uniform(0, 2 * np.pi), rng.uniform(*_between(severity, 0.08, 0.3))
+    turn = rng.uniform(-0.8, 0.8)
     (cx, cy), c, s = part.centre, np.float32(np.cos(turn)), np.float32(np.sin(turn))
     tx, ty = np.float32(cx + away * np.cos(angle)), np.float32(cy + away * np.sin(angle))
 
@@ -235,13 +250,15 @@ def _edge_point(rng: np.random.Generator, alpha: Field) -> tuple[float, float]:
     return ((columns[i] + 0.5) * 2 / size - 1, (rows[i] + 0.5) * 2 / size - 1)
 
 
-def _bend(rng: np.random.Generator, alpha: Field, u: Field, v: Field, push: float) -> tuple[Field, Field]:
+def _bend(
+    rng: np.random.Generator, alpha: Field, u: Field, v: Field, push: float, severity: tuple[float, float]
+) -> tuple[Field, Field]:
     """Coordinates pushed in or out around a point of the outline."""
     x, y = grid(alpha.shape[0])
     cx, cy = _edge_point(rng, alpha)
     wide = rng.uniform(0.12, 0.35)
     away = np.exp(-((x - np.float32(cx)) ** 2 + (y - np.float32(cy)) ** 2) / np.float32(2 * wide * wide))
-    angle, far = rng.uniform(0, 2 * np.pi), push * wide * rng.uniform(0.25, 0.55)
+    angle, far = rng.uniform(0, 2 * np.pi), push * wide * rng.uniform(*_between(severity, 0.25, 0.55))
     return (u + away * np.float32(far * np.cos(angle))).astype(np.float32), (v + away * np.float32(far * np.sin(angle))).astype(
         np.float32
     )
@@ -259,14 +276,15 @@ def _spot(rng: np.random.Generator, alpha: Field, severity: tuple[float, float])
     return Spot(centre, float(np.sqrt(4 * area / np.pi)), float(rng.uniform(*severity)))
 
 
-def _chip(rng: np.random.Generator, surface: Surface) -> Field:
+def _chip(rng: np.random.Generator, surface: Surface, severity: tuple[float, float]) -> Field:
     """A bite out of the edge: gone, or broken to the raw material. On a surface: a torn border."""
     size = surface.alpha.shape[0]
-    centre, radius = _edge_point(rng, surface.alpha), float(np.exp(rng.uniform(np.log(0.06), np.log(0.4))))
+    centre, radius = _edge_point(rng, surface.alpha), float(np.exp(rng.uniform(*_between(severity, np.log(0.06), np.log(0.4)))))
     bite = blob(rng, size, centre, radius, ragged=rng.uniform(0.2, 0.8))
     mask = bite * surface.alpha
     if rng.random() < 0.5 or not (surface.alpha < 0.5).any():
-        raw = np.clip(surface.albedo.mean(axis=(0, 1)) * np.float32(rng.choice([0.45, 0.6, 1.5])) + 0.03, 0, 1).astype(np.float32)
+        own = under(surface, surface.albedo, np.ones_like(surface.alpha))
+        raw = np.clip(own * np.float32(rng.choice([0.45, 0.6, 1.5])) + 0.03, 0, 1).astype(np.float32)
         rough = fractal(rng, size, 1.2, low=4)
         surface.albedo = mix(
             surface.albedo, np.clip(raw * (1 + rough * np.float32(0.2))[..., None], 0, 1).astype(np.float32), bite
@@ -295,13 +313,17 @@ def _ground(rng: np.random.Generator, size: int) -> Field:
     if kind < 0.8:
         light = 1 + fractal(rng, size, rng.uniform(0.8, 2.0)) * np.float32(rng.uniform(0.01, 0.12))
         return np.clip(light[..., None] * colour, 0, 1).astype(np.float32)
-    textures = [maker for name, maker in TEXTURES.items() if name not in HELD_OUT]
-    texture = textures[int(rng.integers(len(textures)))](rng, size).albedo
+    texture = MATERIALS[int(rng.integers(len(MATERIALS)))](rng, size).albedo
     return mix(np.broadcast_to(colour, texture.shape), texture, np.full((size, size), rng.uniform(0.2, 0.8), dtype=np.float32))
 
 
-def _light(rng: np.random.Generator, surface: Surface) -> Field:
-    """The lit surface, [S, S, 3]: ambient, one lamp, a highlight, an uneven field."""
+def _light(rng: np.random.Generator, surface: Surface, *, shines: bool) -> Field:
+    """The lit surface, [S, S, 3]: ambient, one lamp, a highlight, an uneven field.
+
+    Args:
+        shines: draw how strong the highlight is. On a matt thing, where only a defect shines, it is drawn no more than
+            without the defect, so that all that is drawn after it stays the same.
+    """
     size = surface.alpha.shape[0]
     dy, dx = np.gradient(surface.height * np.float32(size / 2))
     side, tilt = rng.uniform(0, 2 * np.pi) + slight(rng, 0.05), rng.uniform(0.35, 1.0)
@@ -315,14 +337,15 @@ def _light(rng: np.random.Generator, surface: Surface) -> Field:
     fall_x, fall_y = (rng.normal(0, 0.1) + slight(rng, 0.01) for _ in range(2))
     field = 1 + (x * np.float32(fall_x) + y * np.float32(fall_y))
     lit = surface.albedo * (shade * field)[..., None]
-    if isinstance(rng, LineGenerator) or surface.gloss > 0:  # on a line no defect changes what is drawn after this
+    highlight = rng.uniform(0.3, 0.9) if shines else 0.6
+    if np.any(surface.gloss):
         half = norm * (1 - dx * lx / 2 - dy * ly / 2) / np.float32(np.hypot(1, tilt / 2))
         shine = np.clip(half, 0, 1)
         shine = shine * shine
         shine = shine * shine
         shine = shine * shine * shine * shine  # the 16th power
         level = np.float32(1 / np.hypot(1, tilt / 2)) ** 16
-        lit = lit + ((shine - level) * np.asarray(surface.gloss * rng.uniform(0.3, 0.9), dtype=np.float32))[..., None]
+        lit = lit + ((shine - level) * np.asarray(surface.gloss * highlight, dtype=np.float32))[..., None]
     return np.clip(lit, 0, 1.2).astype(np.float32)
 
 

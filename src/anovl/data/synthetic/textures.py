@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anovl.data.synthetic.fields import Field, fractal, grid, mix, slight, step, white
+from anovl.data.synthetic.fields import Field, fractal, grid, mix, slight, step
 
 
 @dataclass
@@ -66,7 +66,7 @@ def brushed_metal(rng: np.random.Generator, size: int) -> Surface:
     cloud = fractal(rng, size, 2.0)
     peaks = np.maximum(fine, 0) ** 2 * rng.uniform(0, 0.06)
     light = 1 + fine * rng.uniform(0.03, 0.16) + bands * rng.uniform(0, 0.15) + cloud * rng.uniform(0, 0.15) + peaks
-    grain = white(rng, size, size) * np.float32(rng.uniform(0, 0.06))
+    grain = fractal(rng, size, 0.0) * np.float32(rng.uniform(0, 0.06))
     return _flat(tint(colour, light + grain), fine * np.float32(0.0004), rng.uniform(0.1, 0.5))
 
 
@@ -229,3 +229,5 @@ TEXTURES: dict[str, Callable[[np.random.Generator, int], Surface]] = {
     "marble": marble,
     "rubber mat": rubber_mat,
 }
+HELD_OUT = ("marble", "rubber mat")  # in no training picture and no training sentence
+MATERIALS = tuple(make for name, make in TEXTURES.items() if name not in HELD_OUT)  # of what lies on things and behind them
