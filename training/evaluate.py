@@ -54,13 +54,17 @@ def load(model: str) -> Backbone:
 
 def held_out_samples(split: str, per_class: int) -> list[Sample]:
     """Pictures of every class, half of them defective, kinds in turn."""
-    jobs = [
-        (name, SEEDS[split] + index, info.defects[(index * 7 + number) % len(info.defects)] if index % 2 else None)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        return list(pool.map(_draw, held_out_jobs(split, per_class), chunksize=16))
+
+
+def held_out_jobs(split: str, per_class: int) -> list[tuple[str, int, str | None]]:
+    """Class, seed and defect of each picture."""
+    return [
+        (name, SEEDS[split] + index, info.defects[(index // 2 + number) % len(info.defects)] if index % 2 else None)
         for number, (name, info) in enumerate(CLASSES.items())
         for index in range(per_class)
     ]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        return list(pool.map(_draw, jobs, chunksize=16))
 
 
 def _draw(job: tuple[str, int, str | None]) -> Sample:
@@ -136,8 +140,14 @@ def table(scored: Sequence[Scored], image_score: str, *, every_class: bool) -> N
     if every_class:
         for name, row in rows.items():
             print(_line(name + (" *" if CLASSES[name].held_out else ""), row))
-    for title, held_out in (("seen classes", False), ("unseen classes", True)):
-        mine = [row for name, row in rows.items() if CLASSES[name].held_out == held_out]
+    means = (
+        ("seen classes", False, ("object", "texture")),
+        ("unseen classes", True, ("object", "texture")),
+        ("of the seen, surfaces", False, ("texture",)),
+        ("of the seen, objects", False, ("object",)),
+    )
+    for title, held_out, kinds in means:
+        mine = [row for name, row in rows.items() if CLASSES[name].held_out == held_out and CLASSES[name].kind in kinds]
         print(_line(title, np.mean(mine, axis=0)), flush=True)
 
 

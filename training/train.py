@@ -29,25 +29,23 @@ import open_clip
 import torch
 import torch.distributed as dist
 import words
-from pictures import MASK_CELL, Block, draw_block, turned
+from pictures import Block, draw_block, turned
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from anovl.backbones import CLIP_MEAN, CLIP_STD
-from anovl.core import attention
 from anovl.core.encoder import ViTEncoder
 
 log = logging.getLogger("train")
 LOG_EVERY = 25  # steps
 SAVE_EVERY = 120  # seconds
-PATCH = 16  # pixels of a side
 Batch = tuple[Tensor, Tensor, list[str], list[str | None]]
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 192,
-    "vision_cfg": {"image_size": 240, "layers": 6, "width": 192, "head_width": 64, "patch_size": PATCH},
+    "vision_cfg": {"image_size": 240, "layers": 6, "width": 192, "head_width": 64, "patch_size": 16},
     "text_cfg": {
         "context_length": 77,
         "vocab_size": 0,
@@ -61,19 +59,12 @@ CONFIG: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Stage:
-    """Some blocks at one picture size.
-
-    Attributes:
-        top: weighs the loss on the highest patch scores.
-        keep: share of the patches that are looked at, those of defects among them (after "Scaling Language-Image
-            Pre-training via Masking", Li et al. 2023): half of them take less than half of the time.
-    """
+    """Some blocks at one picture size; `top` weighs the loss on the highest patch scores."""
 
     size: int
     blocks: int
     batch: int
     top: float = 0.0
-    keep: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -139,14 +130,6 @@ def whitening(seed: int, count: int) -> Tensor:
     return components
 
 
-def attention_by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`anovl.core.attention.qk_attention` as plain products: forwards and backwards in a half to a quarter of the time.
-
-    So for bfloat16 on a CPU, where torch's fused attention is slow backwards: 4 times at 82 tokens, 1.7 times at 226.
-    """
-    return attention.merge_heads((q * q.shape[-1] ** -0.5 @ k.mT).softmax(dim=-1) @ v)
-
-
 def true_captions(classes: list[str], kinds: list[str | None], rng: np.random.Generator) -> tuple[list[str], Tensor]:
     """A caption a picture, and which of them are true of which picture, [B, B] bool."""
     captions, names, states = [], [], []
@@ -198,27 +181,13 @@ def contrastive(similarity: Tensor, true: Tensor) -> Tensor:
     return (by_picture + by_caption) / 2
 
 
-class KeptPatches(ViTEncoder):
-    """The encoder on some of the patches: `kept` [B, K], numbers in row-major order; None is all."""
-
-    kept: Tensor | None = None
-
-    def embed(self, pixel_values: Tensor) -> Tensor:
-        """As the encoder's, [B, 1 + K, D]."""
-        z = super().embed(pixel_values)
-        if self.kept is None:
-            return z
-        index = F.pad(self.kept + 1, (1, 0))  # the class token, number 0, first
-        return z.gather(1, index[..., None].expand(-1, -1, z.shape[-1]))
-
-
 class Learner(nn.Module):
     """The losses of one batch."""
 
-    def __init__(self, clip: open_clip.CLIP, tokenizer: Any, stage: Stage, *, masks: bool, fast: bool) -> None:
+    def __init__(self, clip: open_clip.CLIP, tokenizer: Any, size: int, *, masks: bool, top: float, fast: bool) -> None:
         super().__init__()
-        self.clip, self.tokenizer, self.masks, self.top, self.keep = clip, tokenizer, masks, stage.top, stage.keep
-        self.encoder = encoder = KeptPatches(clip.visual, image_size=(stage.size, stage.size))
+        self.clip, self.tokenizer, self.masks, self.top = clip, tokenizer, masks, top
+        encoder = ViTEncoder(clip.visual, image_size=(size, size))
         encoder.positional_embedding = sincos(CONFIG["vision_cfg"]["width"], encoder.grid[0]).to(encoder.positional_embedding)
         self.grid = encoder.grid
         self.encode = torch.compile(encoder) if fast else encoder
@@ -242,12 +211,6 @@ class Learner(nn.Module):
         """Named losses, to be added."""
         device = self.clip.logit_scale.device
         pixels = (images.to(device).float() / 255 - self.mean.to(device)) / self.std.to(device)
-        share = cells.to(device).float() / 255
-        if self.keep < 1:
-            share = F.avg_pool2d(share, PATCH // MASK_CELL).flatten(1)
-            chance = torch.from_numpy(rng.random(share.shape, np.float32)).to(device)
-            self.encoder.kept = ((share > 0) + chance).topk(round(self.keep * share.shape[1]), dim=1).indices
-            share = share.gather(1, self.encoder.kept)
         token, local = self.encode(pixels)
         token = F.normalize(token, dim=-1)
         scale = self.clip.logit_scale.exp()
@@ -263,23 +226,21 @@ class Learner(nn.Module):
         bad = torch.tensor([float(kind is not None) for kind in kinds], device=device)
         losses["state"] = F.binary_cross_entropy_with_logits(scale * (token * direction).sum(dim=-1), bad)
         local = F.normalize(local, dim=-1)
-        logits = scale * (local * direction[:, None]).sum(dim=-1)
+        logits = scale * (local * direction[:, None]).sum(dim=-1).unflatten(1, self.grid)
         if self.top:
-            highest = logits.topk(max(1, logits.shape[1] // 100), dim=1).values.mean(dim=1)
+            highest = logits.flatten(1).topk(max(1, logits[0].numel() // 100), dim=1).values.mean(dim=1)
             losses["top"] = self.top * F.binary_cross_entropy_with_logits(highest, bad)
         if not self.masks:
             near = scale * torch.einsum("bmc,nc->bnm", local, caption)
             pooled = F.normalize(torch.einsum("bnm,bmc->bnc", near.softmax(dim=-1), local), dim=-1)
             losses["pooled"] = 0.5 * contrastive(scale * torch.einsum("bnc,nc->bn", pooled, caption), true)
             return losses
-        if self.keep == 1:
-            logits = logits.unflatten(1, self.grid)[:, None]
-            logits = F.interpolate(logits, size=share.shape[1:], mode="bilinear", align_corners=False).flatten(1)
-            share = share.flatten(1)
-        area = share.mean(dim=1, keepdim=True)
+        share = cells.to(device).float() / 255
+        fine = F.interpolate(logits[:, None], size=share.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+        area = share.mean(dim=(1, 2), keepdim=True)
         heavy = torch.where(area > 0, (0.08 / area.clamp(min=1e-4)).clamp(1, 8), torch.ones_like(area))
         weight = 1 + share * (heavy - 1)
-        each = F.binary_cross_entropy_with_logits(logits, share, weight=weight, reduction="none")
+        each = F.binary_cross_entropy_with_logits(fine, share, weight=weight, reduction="none")
         losses["patch"] = 4 * each.mean() / weight.mean().detach()
         return losses
 
@@ -350,7 +311,7 @@ class Trainer:
         self.average = {key: value.clone() for key, value in self.clip.state_dict().items()}
         self.done = [0] * len(plan.stages)  # blocks of each stage
         self.step = 0
-        per_block = [plan.block * plan.repeats // stage.batch for stage in plan.stages]
+        per_block = [plan.block // stage.batch * plan.repeats for stage in plan.stages]
         self.total = sum(per * stage.blocks for per, stage in zip(per_block, plan.stages, strict=True))
         self.saved = folder / "checkpoint.pt"
         if self.saved.exists():
@@ -363,15 +324,16 @@ class Trainer:
         log.info("%d parameters, %d steps", sum(p.numel() for p in self.clip.parameters()), self.total)
         self.began, self.last_save, self.seen = time.time(), time.time(), 0
         self.sums: dict[str, float] = {}
+        self.summed = 0  # steps
 
     def run(self, minutes: float) -> None:
         """All that is left to do, or as much as the minutes allow."""
         for number, stage in enumerate(self.plan.stages):
             if self.done[number] == stage.blocks:
                 continue
-            learner = Learner(self.clip, self.tokenizer, stage, masks=self.plan.masks, fast=self.fast)
+            learner = Learner(self.clip, self.tokenizer, stage.size, masks=self.plan.masks, top=stage.top, fast=self.fast)
             while self.done[number] < stage.blocks:
-                self._block(learner, stage, self.done[number])
+                self._block(learner, number, self.done[number])
                 self.done[number] += 1
                 ended = self._agreed(minutes > 0 and time.time() - self.began > minutes * 60)
                 if ended or self.done[number] == stage.blocks or time.time() - self.last_save > SAVE_EVERY:
@@ -382,9 +344,10 @@ class Trainer:
         self._save()
         log.info("done: %s", self.folder / "model")
 
-    def _block(self, learner: Learner, stage: Stage, number: int) -> None:
-        plan = self.plan
-        key = [plan.seed, stage.size, number, self.rank]
+    def _block(self, learner: Learner, number: int, done: int) -> None:
+        """Block `done` of stage `number`; each has pictures of its own."""
+        plan, stage = self.plan, self.plan.stages[number]
+        key = [plan.seed, number, done, self.rank]
         least = max(0.0, plan.plain * (1 - 2 * self.step / self.total))
         block = draw_block([*key, 0], size=stage.size, pictures=plan.block, objects=plan.objects, severity=(least, 1.0))
         rng = np.random.default_rng([*key, 1])
@@ -392,11 +355,11 @@ class Trainer:
             self._learn(learner, batch, rng)
             self.seen += stage.batch * plan.processes
             if self.step % LOG_EVERY == 0:
-                text = " ".join(f"{name} {value / LOG_EVERY:.3f}" for name, value in self.sums.items())
+                text = " ".join(f"{name} {value / self.summed:.3f}" for name, value in self.sums.items())
                 speed = self.seen / (time.time() - self.began)
                 scale = float(self.clip.logit_scale.detach().exp())
                 log.info("step %d/%d %s scale %.1f, %.1f pictures/s", self.step, self.total, text, scale, speed)
-                self.sums = {}
+                self.sums, self.summed = {}, 0
 
     def _learn(self, learner: Learner, batch: Batch, rng: np.random.Generator) -> None:
         for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
@@ -416,6 +379,7 @@ class Trainer:
             for name, value in self.clip.state_dict().items():
                 self.average[name].lerp_(value, 1 - keep)
         self.step += 1
+        self.summed += 1
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
 
@@ -446,8 +410,6 @@ class Trainer:
 def train(rank: int, folder: Path, plan: Plan, device: str, fast: bool, minutes: float) -> None:  # noqa: FBT001
     """Train, or go on with training, as process `rank`."""
     handlers: list[logging.Handler] = [logging.StreamHandler(), logging.FileHandler(folder / "log.txt")]
-    if device == "cpu" and plan.dtype == "bfloat16":
-        attention.qk_attention = attention_by_products
     logging.basicConfig(level=logging.WARNING if rank else logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
     if plan.processes > 1:
         torch.set_num_threads(1)
@@ -475,7 +437,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--masks", choices=("on", "off"), default="on")
-    parser.add_argument("--stages", default="144:46:32:0,240:21:16:0.5", help="size:blocks:batch:top:keep, one after the other")
+    parser.add_argument("--stages", default="144:46:32:0,240:21:16:0.5", help="size:blocks:batch:top, one after the other")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument(
@@ -493,7 +455,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, to go on later")
     options = parser.parse_args()
     parts = [stage.split(":") for stage in options.stages.split(",")]
-    stages = tuple(Stage(*map(int, numbers[:3]), *map(float, numbers[3:])) for numbers in parts)
+    stages = tuple(Stage(int(size), int(blocks), int(batch), float(top)) for size, blocks, batch, top in parts)
     plan = Plan(
         stages,
         seed=options.seed,
@@ -506,6 +468,11 @@ def main() -> None:
         dtype=options.dtype,
         start=options.start and str(options.start),
     )
+    if any(not 1 <= stage.batch <= plan.block for stage in stages):
+        parser.error(f"--stages: expected a batch from 1 to the {plan.block} pictures of a block, got {options.stages}")
+    before = options.start and options.start.parent / "plan.json"
+    if before and before.exists() and json.loads(before.read_text())["seed"] == plan.seed:
+        parser.error(f"--seed: {options.start} was trained with {plan.seed} and saw these pictures; take another")
     options.folder.mkdir(parents=True, exist_ok=True)
     record = json.dumps(asdict(plan), indent=1) + "\n"
     written = options.folder / "plan.json"

@@ -81,7 +81,8 @@ def parse_model_name(name: str, arch: str | None = None) -> ModelName:
         if name.startswith(prefix) and name != prefix:
             return ModelName(name, kind, name.removeprefix(prefix))  # type: ignore[arg-type]
     if name.endswith(".onnx"):
-        raise UsageError(f"{name}: running exported models is not part of this version; name a checkpoint")
+        takers = "`anovl predict`, `calibrate`, `serve`, and ExportedModel in Python"
+        raise UsageError(f"{name}: expected a checkpoint, got an exported file, which is for {takers}")
     if name.endswith(WEIGHT_SUFFIXES):
         if not arch:
             raise UsageError(f"{name}: a weight file needs its architecture, such as arch='ViT-B-16' (--arch ViT-B-16)")

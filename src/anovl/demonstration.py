@@ -21,7 +21,7 @@ from anovl.data.synthetic.layout import check_settings, write_dataset
 from anovl.detector import AnoVL
 from anovl.engine import local
 from anovl.errors import AnovlError, UsageError
-from anovl.metrics import auroc, pro
+from anovl.metrics import PixelMetrics, auroc
 from anovl.render.report import Card, Figure, Group, Report, Row, make_card, write_page
 from anovl.render.writers import FolderWriter, check_folder
 from anovl.results import BoolArray, FloatArray
@@ -40,6 +40,8 @@ def check(folder: Path, classes: Sequence[str] | None = None, *, per_class: int 
     """
     if check_folder(folder, resume=True):
         raise UsageError(f"{folder} already holds a run: remove it, or name another folder")
+    if (folder / PAGE).exists():
+        raise UsageError(f"{folder} already holds a page ({PAGE}): name another folder")
     root = folder / PICTURES
     return check_settings(root, classes, per_class=per_class, seed=seed, size=SIZE, train_per_class=0, workers=1)
 
@@ -92,8 +94,8 @@ def demonstrate(
         drawn = write_dataset(folder / PICTURES, names, per_class=per_class, seed=seed, size=SIZE, version=__version__)
         for name in names:
             files = [file for file in drawn["files"] if file["class_name"] == name]
-            rows[name], shown = _score_class(detector, name, files, writer, on_picture)
-            cards += _pick(shown, max(4, MOST_CARDS // len(names)))
+            rows[name], shown = _score_class(detector, name, files, writer, max(4, MOST_CARDS // len(names)), on_picture)
+            cards += shown
         return write_page(_report(detector, rows, cards, per_class=per_class, seed=seed), folder / PAGE)
 
 
@@ -103,19 +105,25 @@ def next_commands(model: str) -> tuple[tuple[str, str], ...]:
     here = (("Your own pictures, with the same model:", f"{predict} --model {shlex.quote(model)} -o out"),)
     if model == DEFAULT_MODEL:
         return here
-    return (*here, ("With the paper's model, about 800 MB, downloaded on first use:", f"{predict} -o out"))
+    paper = f"{predict} --model {DEFAULT_MODEL} -o out"  # named, for ANOVL_MODEL may name another
+    return (*here, ("With the paper's model, about 800 MB, downloaded on first use:", paper))
 
 
 def _score_class(
-    detector: AnoVL, name: str, files: Sequence[Mapping[str, Any]], writer: FolderWriter, on_picture: Callable[[], None]
+    detector: AnoVL,
+    name: str,
+    files: Sequence[Mapping[str, Any]],
+    writer: FolderWriter,
+    most: int,
+    on_picture: Callable[[], None],
 ) -> tuple[Row, list[Card]]:
-    """Score a class's pictures, write what is to be written; its figures and cards."""
+    """Score a class's pictures, write what is to be written; its figures and at most so many cards, the defective ones first."""
     root = writer.folder / PICTURES
     items = [SourceItem(root / file["image_path"], file["image_path"], file["image_path"].removesuffix(".png")) for file in files]
-    maps: list[FloatArray] = []
-    masks: list[BoolArray] = []
+    pixels = PixelMetrics()
     scores: list[float] = []
-    cards: list[Card] = []
+    cards: dict[str, Card] = {}
+    shown = _pick(files, most)
     outcomes = local.run(detector.job(name).per_device(), items, keep_pictures=True)
     for file, outcome in zip(files, outcomes, strict=True):
         prediction, picture = outcome.prediction, outcome.picture
@@ -124,24 +132,24 @@ def _score_class(
         truth = None if file["mask_path"] is None else load_image(root / file["mask_path"])
         writer.write(file["image_path"], prediction, stem=outcome.item.stem, picture=picture, truth=truth)
         path = f"{PICTURES}/{file['image_path']}"
-        cards.append(make_card(picture, prediction, truth, kind=file["defect"] or "good", path=path))
-        maps.append(prediction.anomaly_map)
-        masks.append(_mask(truth, prediction.anomaly_map))
+        if file["image_path"] in shown:
+            cards[file["image_path"]] = make_card(picture, prediction, truth, kind=file["defect"] or "good", path=path)
+        pixels.update(prediction.anomaly_map, _mask(truth, prediction.anomaly_map))
         scores.append(prediction.pred_score)
         on_picture()
     figures = (
-        _figure(partial(auroc, scores, [card.defective for card in cards])),
-        _figure(partial(auroc, np.stack(maps), np.stack(masks))),
-        _figure(partial(pro, maps, masks)),
+        _figure(partial(auroc, scores, [file["defect"] is not None for file in files])),
+        _figure(lambda: pixels.compute().auroc),
+        _figure(lambda: pixels.compute().pro),
     )
-    return Row(name, len(cards), figures), cards
+    return Row(name, len(files), figures), [cards[path] for path in shown]
 
 
-def _pick(cards: Sequence[Card], most: int) -> list[Card]:
-    """Of a class's cards those for the gallery, the defective ones first, half of them where all are too many."""
-    defective = [card for card in cards if card.defective]
-    good = [card for card in cards if not card.defective]
-    if len(cards) > most:
+def _pick(files: Sequence[Mapping[str, Any]], most: int) -> list[str]:
+    """Of a class's pictures those for the gallery, the defective ones first, half of them where all are too many."""
+    defective = [file["image_path"] for file in files if file["defect"]]
+    good = [file["image_path"] for file in files if not file["defect"]]
+    if len(files) > most:
         defective = defective[: most - most // 2]
         good = good[: most - len(defective)]
     return [*defective, *good]

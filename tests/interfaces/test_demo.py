@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from anovl import AnoVL, demonstration
 from anovl.cli import app
+from anovl.config import DEFAULT_MODEL
 from anovl.metrics import auroc, pro
 
 CLASSES = ("washer", "metal nut", "marble")  # the last one is held out
@@ -61,7 +62,7 @@ def test_what_it_says(demo, golden_name):
     assert result.stdout == f"{out / 'index.html'}\n"
     assert "12 pictures" in result.stderr
     assert f'anovl predict YOUR_FOLDER --class-name "metal nut" --model {golden_name} -o out' in result.stderr
-    assert 'anovl predict YOUR_FOLDER --class-name "metal nut" -o out' in result.stderr
+    assert f'anovl predict YOUR_FOLDER --class-name "metal nut" --model {DEFAULT_MODEL} -o out' in result.stderr
 
 
 def test_what_it_writes(demo):
@@ -166,6 +167,8 @@ WRONG = {
     "output is a file": (["-o", "{there}/file"], 1, "cannot be written"),
     "output below a file": (["-o", "{there}/file/out"], 1, "cannot be written"),
     "output of a run": (["-o", "{there}/run"], 2, "already holds a run"),
+    "page in the way": (["-o", "{there}/site"], 2, "already holds a page (index.html)"),
+    "exported file": (["--model", "nut.onnx"], 2, "expected a checkpoint, got an exported file"),
     "pictures in the way": (["-o", "{there}/full"], 2, "not empty"),
     "absent folder": (["--model", "local-dir:{there}/absent"], 5, "no such folder"),
     "malformed model": (["--model", "minni"], 2, "expected mini"),
@@ -177,9 +180,9 @@ WRONG = {
 def test_wrong_usage(golden_name, tmp_path, case):
     arguments, code, message = WRONG[case]
     there = tmp_path / "there"
-    for folder in ("run", "full/pictures"):
+    for folder in ("run", "full/pictures", "site"):
         (there / folder).mkdir(parents=True)
-    for file in ("file", "run/run.json", "full/pictures/own.png"):
+    for file in ("file", "run/run.json", "full/pictures/own.png", "site/index.html"):
         (there / file).write_text("{}")
     before = sorted(there.rglob("*"))
     filled = [argument.format(there=there) for argument in arguments]
@@ -191,6 +194,16 @@ def test_wrong_usage(golden_name, tmp_path, case):
     assert result.stdout == ""
     assert sorted(there.rglob("*")) == before
     assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_run_says_what_to_do(golden_name, tmp_path, monkeypatch):
+    def interrupted(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demonstration, "write_page", interrupted)
+    result = run("demo", "-o", tmp_path / "out", "--classes", "bean", "--per-class", "2", "--model", golden_name)
+    assert result.exit_code == 130
+    assert f"stopped before the page was written; remove {tmp_path / 'out'} to start anew" in result.stderr
 
 
 def test_a_build_without_mini(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 import itertools
 import math
+import sys
 
+import evaluate
 import numpy as np
 import open_clip
 import pytest
@@ -50,6 +52,54 @@ def test_training_seeds_are_apart_from_those_of_data_sets_and_demo():
     from anovl.data.synthetic.layout import plan
 
     assert all(picture.seed(seed) < FIRST_TRAINING_SEED for seed in range(3) for picture in plan("gear", per_class=50))
+
+
+def test_held_out_seeds_of_the_evaluation_are_apart_from_all_others():
+    starts = sorted([*evaluate.SEEDS.values(), FIRST_TRAINING_SEED])
+    assert starts[0] >= 2**53  # those of data sets have as many bits
+    assert all(after - before >= 2**50 for before, after in itertools.pairwise(starts))
+
+
+def test_every_kind_of_defect_is_evaluated():
+    jobs = evaluate.held_out_jobs("verdict", 2 * max(len(info.defects) for info in CLASSES.values()))
+    for name, info in CLASSES.items():
+        own = [(seed, kind) for job, seed, kind in jobs if job == name]
+        assert {kind for _, kind in own} == {None, *info.defects}
+        assert sum(kind is None for _, kind in own) == len(own) / 2
+        assert {seed for seed, _ in own} == {evaluate.SEEDS["verdict"] + index for index in range(len(own))}
+
+
+def test_every_block_of_a_run_has_pictures_of_its_own(tmp_path, monkeypatch):
+    keys = []
+
+    def noted(key, **settings):
+        keys.append(tuple(key))
+        return draw_block(key, **settings)
+
+    monkeypatch.setattr(train, "draw_block", noted)
+    trainer = train.Trainer(0, tmp_path, Plan((Stage(96, 2, 8), Stage(96, 2, 8)), block=8, repeats=1), "cpu", fast=False)
+    keys.clear()  # that of the whitening
+    trainer.run(0)
+    assert len(set(keys)) == len(keys) == 4
+    assert trainer.step == trainer.total == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stages", "96:1:400:0"], "a batch from 1 to the 384 pictures of a block"),
+        (["--stages", "96:1:8:0", "--start", "{first}/model", "--seed", "3"], "was trained with 3 and saw these pictures"),
+    ],
+)
+def test_settings_that_would_train_nothing_new(tmp_path, monkeypatch, capsys, arguments, message):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first/plan.json").write_text('{"seed": 3}')
+    filled = [argument.format(first=tmp_path / "first") for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["train.py", str(tmp_path / "run"), *filled])
+    with pytest.raises(SystemExit, match="2"):
+        train.main()
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_block_depends_on_its_key_alone():

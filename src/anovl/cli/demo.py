@@ -24,7 +24,7 @@ def demo(
     ] = None,
     per_class: Annotated[int, typer.Option(help="Pictures a class, half of them defective.", min=1)] = 4,
     seed: Annotated[int, typer.Option(help="Another seed draws other pictures.", min=0)] = 0,
-    model: Annotated[str, typer.Option(help="The embedded model, or any that `anovl predict` takes.")] = DEMO_MODEL,
+    model: Annotated[str, typer.Option(help="The embedded model, or a checkpoint; `anovl models` lists them.")] = DEMO_MODEL,
     device: options.Device = "auto",
 ) -> None:
     """Draw pictures that no training saw, score them, write one HTML page with figures and a gallery.
@@ -41,8 +41,14 @@ def demo(
 
     detector = AnoVL.from_pretrained(model, device=device)
     total = len(names) * per_class
-    with progress(total) as advance:
-        page = demonstrate(detector, output, names, per_class=per_class, seed=seed, versions=versions(), on_picture=advance)
+    there = output.exists()
+    try:
+        with progress(total) as advance:
+            page = demonstrate(detector, output, names, per_class=per_class, seed=seed, versions=versions(), on_picture=advance)
+    except BaseException:
+        if output.is_dir() and not there:
+            typer.echo(f"anovl: stopped before the page was written; remove {output} to start anew", err=True)
+        raise
     if not is_quiet():
         typer.echo(f"anovl: {total} pictures drawn and scored in {time.perf_counter() - began:.0f} s", err=True)
         for purpose, command in next_commands(model):
