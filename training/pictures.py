@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -31,7 +33,15 @@ class Block:
     things: NDArray[np.int64]
 
 
-def draw_block(key: list[int], *, size: int, pictures: int, objects: float, severity: tuple[float, float] = (0.0, 1.0)) -> Block:
+def draw_block(
+    key: list[int],
+    *,
+    size: int,
+    pictures: int,
+    objects: float,
+    severity: tuple[float, float] = (0.0, 1.0),
+    pool: Executor | None = None,
+) -> Block:
     """Draw a block: two in three defective, most of those beside the same thing without the defect.
 
     Args:
@@ -40,27 +50,34 @@ def draw_block(key: list[int], *, size: int, pictures: int, objects: float, seve
         pictures: P.
         objects: about this share of them shows objects, the rest surfaces.
         severity: of the defects, see `draw`.
+        pool: processes that draw; None draws here.
     """
     rng = np.random.default_rng(key)
-    samples: list[Sample] = []
+    jobs: list[tuple[str, int, str | None]] = []
     things: list[int] = []
-    while len(samples) < pictures:
+    while len(jobs) < pictures:
         names = KINDS["object" if rng.random() < objects else "texture"]
         name = names[int(rng.integers(len(names)))]
         kinds = CLASSES[name].defects
         seed = FIRST_TRAINING_SEED + int(rng.integers(2**48))
         defective = rng.random() < 0.67
         if defective:
-            samples.append(draw(name, seed, size=size, defect=kinds[int(rng.integers(len(kinds)))], severity=severity))
+            jobs.append((name, seed, kinds[int(rng.integers(len(kinds)))]))
         if not defective or rng.random() < 0.6:
-            samples.append(draw(name, seed, size=size))
-        things += [len(things)] * (len(samples) - len(things))
-    samples = samples[:pictures]
+            jobs.append((name, seed, None))
+        things += [len(things)] * (len(jobs) - len(things))
+    one = partial(_draw, size=size, severity=severity)
+    samples = list(map(one, jobs[:pictures]) if pool is None else pool.map(one, jobs[:pictures], chunksize=8))
     images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2).contiguous()
     masks = torch.from_numpy(np.stack([sample.mask for sample in samples])).float()[:, None]
     cells = (torch.nn.functional.avg_pool2d(masks, MASK_CELL)[:, 0] * 255).round().byte()
     classes, found = [sample.class_name for sample in samples], [sample.defect for sample in samples]
     return Block(images, cells, classes, found, np.array(things[:pictures]))
+
+
+def _draw(job: tuple[str, int, str | None], *, size: int, severity: tuple[float, float]) -> Sample:
+    name, seed, defect = job
+    return draw(name, seed, size=size, defect=defect, severity=severity)
 
 
 def turned(images: Tensor, cells: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

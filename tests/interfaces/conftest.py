@@ -1,9 +1,27 @@
 """What tests of commands share."""
 
+import os
+import shutil
+
 import pytest
+from playwright.sync_api import sync_playwright
 from typer.testing import CliRunner
 
 from anovl.cli import app
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium."""
+    if CHROMIUM is None and not os.environ.get("CI"):
+        pytest.skip("no Chromium (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *CAMERA])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -100,6 +100,22 @@ def test_the_page_is_one_file_with_every_picture(demo):
     assert over == sum(row["pred_label"] for row in rows(out)), decisions
 
 
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_in_a_browser(demo, browser, width):
+    _, out, _ = demo
+    context = browser.new_context(viewport={"width": width, "height": 900}, offline=True)
+    page = context.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((out / "index.html").absolute().as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    images = page.evaluate("[...document.images].map(one => [one.complete, one.naturalWidth, one.getBoundingClientRect().width])")
+    assert len(images) == 6 * 3 + 6 * 2
+    assert all(complete and natural > 0 and 60 < shown <= width for complete, natural, shown in images)
+    context.close()
+    assert errors == []
+
+
 def test_the_figures_are_those_of_the_predictions(demo, golden_backbone):
     _, out, page = demo
     detector = AnoVL(golden_backbone)

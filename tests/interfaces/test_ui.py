@@ -22,16 +22,11 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 import anovl
 from anovl.data.synthetic import draw
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if CHROMIUM is None and not os.environ.get("CI"):
-    pytest.skip("no Chromium (Debian: apt-get install chromium)", allow_module_level=True)
-
-CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 CLASS = "#class-name input, #class-name textarea"
 
 
@@ -65,14 +60,6 @@ def page_server(*arguments, temporary, **environment):
 def served(tmp_path_factory):
     with page_server(temporary=tmp_path_factory.mktemp("temporary")) as one:
         yield one
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *CAMERA])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
