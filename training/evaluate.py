@@ -151,6 +151,26 @@ def table(scored: Sequence[Scored], image_score: str, *, every_class: bool) -> N
         print(_line(title, np.mean(mine, axis=0)), flush=True)
 
 
+def kinds_table(scored: Sequence[Scored], image_score: str) -> None:
+    """Print figures of each kind of defect on seen objects and on seen surfaces, means over the classes.
+
+    Image AUROC against the class's good pictures, pixel AUROC with one of these.
+    """
+    for kind in ("object", "texture"):
+        found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for name, group in by_class(scored).items():
+            if CLASSES[name].held_out or CLASSES[name].kind != kind:
+                continue
+            good = [one for one in group if one.defect is None]
+            for defect in CLASSES[name].defects:
+                wrong = [one for one in group if one.defect == defect]
+                if wrong:
+                    found[defect].append((figures([*good, *wrong], image_score)[0], figures([*good[:1], *wrong], image_score)[1]))
+        print(f"{kind + 's by defect':28} image AUROC  pixel AUROC")
+        for defect, rows in sorted(found.items()):
+            print(_line(defect, np.mean(rows, axis=0)), flush=True)
+
+
 def _line(title: str, values: Iterable[float]) -> str:
     return f"{title:28} " + " ".join(f"{value:11.1f}" for value in values)
 
@@ -213,6 +233,7 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=20)
     parser.add_argument("--image-score", default="class_token")
     parser.add_argument("--every-class", action="store_true")
+    parser.add_argument("--every-kind", action="store_true")
     parser.add_argument("--tables", action="store_true", help="also the rows of Tables 3 and 4")
     parser.add_argument("--real", action="append", default=[], metavar="FOLDER:CLASS")
     options = parser.parse_args()
@@ -224,6 +245,8 @@ def main() -> None:
         print(f"{options.split}: {options.per_class} pictures a class, {len(samples)} in all")
         choices(scored)
         table(scored, options.image_score, every_class=options.every_class)
+        if options.every_kind:
+            kinds_table(scored, options.image_score)
         if options.tables:
             ablations(backbone, [sample for sample in samples if not CLASSES[sample.class_name].held_out], options.image_score)
     for real in options.real:
