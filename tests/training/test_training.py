@@ -168,6 +168,29 @@ def test_value_attention_starts_as_difference_from_alike_tokens(vocabulary):
     assert clip.visual.class_embedding.abs().max() == 0
 
 
+def test_kept_patches(vocabulary):
+    clip = train.build(vocabulary[0], 0)
+    learner = train.Learner(clip, vocabulary[1], Stage(96, 1, 4, 0.5, 0.5), masks=True, fast=False)
+    block = draw_block([3], size=96, pictures=4, objects=1.0, severity=(0.9, 1.0))
+    rng = np.random.default_rng(0)
+    losses = learner(block.images, block.cells, block.classes, block.kinds, rng)
+    assert set(losses) == {"caption", "state", "top", "patch"}
+    assert all(loss.isfinite() for loss in losses.values())
+    kept = learner.encoder.kept
+    assert kept.shape == (4, 18)
+    for cells, own in zip(block.cells.view(4, 6, 4, 6, 4).amax(dim=(2, 4)).flatten(1), kept, strict=True):
+        defective = set(cells.nonzero()[:, 0].tolist())
+        assert len(defective - set(own.tolist())) == max(0, len(defective) - 18)
+
+    pixels = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    learner.encoder.kept = None
+    token, local = learner.encoder(pixels)
+    learner.encoder.kept = torch.arange(36).flip(0).expand(2, -1)
+    other, turned = learner.encoder(pixels)
+    assert torch.allclose(token, other, atol=1e-5)
+    assert torch.allclose(local, turned.flip(1), atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("masks", [True, False])
 def test_interrupted_training_ends_with_the_same_weights(tmp_path, masks):
