@@ -184,8 +184,8 @@ def _report(detector: AnoVL, rows: Mapping[str, Row], cards: Sequence[Card], *, 
         Group("Held out", tuple(row for key, row in rows.items() if CLASSES[key].held_out)),
     )
     origin = (
-        f"{name} was trained on nothing but pictures that this project draws. These come from seeds it never saw, and those "
-        "of the held-out classes show things it never saw either. Photographs are another matter: try yours."
+        f"{name} was trained on nothing but pictures that this project draws. These come from seeds it never saw, and "
+        "the held-out classes are none of its training. Photographs are another matter: try yours."
         if embedded
         else f"The groups in the table are those of the embedded model mini; what {name} was trained on is not known here."
     )
