@@ -383,8 +383,14 @@ class Trainer:
         plan, stage = self.plan, self.plan.stages[number]
         key = [plan.seed, number, done, self.rank]
         least = max(0.0, plan.plain * (1 - 2 * self.step / self.total))
-        settings: dict[str, Any] = {"size": stage.size, "pictures": plan.block, "objects": plan.objects, "pool": self.pool}
-        block = draw_block([*key, 0], severity=(least, 1.0), **settings)
+        block = draw_block(
+            [*key, 0],
+            size=stage.size,
+            pictures=plan.block,
+            objects=plan.objects,
+            severity=(least, 1.0),
+            pool=self.pool,
+        )
         rng = np.random.default_rng([*key, 1])
         for batch in _batches(block, stage.batch, plan.repeats, rng):
             self._learn(learner, batch, rng)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +137,11 @@ def _score_class(
         pixels.update(prediction.anomaly_map, _mask(truth, prediction.anomaly_map))
         scores.append(prediction.pred_score)
         on_picture()
+    of_pixels = cache(pixels.compute)
     figures = (
         _figure(partial(auroc, scores, [file["defect"] is not None for file in files])),
-        _figure(lambda: pixels.compute().auroc),
-        _figure(lambda: pixels.compute().pro),
+        _figure(lambda: of_pixels().auroc),
+        _figure(lambda: of_pixels().pro),
     )
     return Row(name, len(files), figures), [cards[path] for path in shown]
 
