@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, map_coordinates
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from anovl.data.synthetic.fields import Field, blob, fractal, grid, mix, step, stroke
 from anovl.data.synthetic.textures import MATERIALS, Surface
@@ -31,6 +32,40 @@ class Spot:
 
 
 Defect = Callable[[np.random.Generator, Surface, Spot], Field]
+VISIBLE = 1.5  # contrast from which one who knows the good thing sees a defect
+
+
+def contrast(good: NDArray[np.uint8], bad: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
+    """How plainly a defect shows: its greatest change of the picture over what varies near it anyway.
+
+    Both are taken of the picture smoothed a little and smoothed more, so that a faint but wide change counts too. What varies
+    is what the next coarser scale lacks (root of the mean square), and four grey levels more.
+
+    Args:
+        good, bad: the same thing without and with the defect, [S, S, 3].
+        mask: of the defect, [S, S].
+
+    Returns:
+        0 if nothing changes; below `VISIBLE` it is found only by one who compares the two.
+    """
+    unit = mask.shape[0] / 240
+    near = binary_dilation(mask, iterations=max(1, round(6 * unit)))
+    if not mask.any():
+        return 0.0
+    reach = int(32 * unit)
+    rows, columns = (np.flatnonzero(near.any(axis=axis)) for axis in (1, 0))
+    window = np.s_[max(rows[0] - reach, 0) : rows[-1] + reach, max(columns[0] - reach, 0) : columns[-1] + reach]
+    before, near = good[window].astype(np.float32), near[window]
+    change = bad[window].astype(np.float32) - before
+    plain = 0.0
+    for sigma in (unit, 4 * unit):
+        changed, fine, coarse = (
+            gaussian_filter(values, (by, by, 0), truncate=2.5)
+            for values, by in ((change, sigma), (before, sigma), (before, 4 * sigma))
+        )
+        varies = float(np.sqrt(np.square(fine - coarse)[near].mean()))
+        plain = max(plain, float(np.sqrt(np.square(changed).mean(axis=2)).max()) / (varies + 4))
+    return plain
 
 
 def _spread(surface: Surface) -> float:

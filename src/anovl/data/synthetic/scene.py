@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.ndimage import binary_closing, gaussian_filter, uniform_filter
 
 from anovl.core.prompts import article
-from anovl.data.synthetic.defects import SURFACE_DEFECTS, Spot, under
+from anovl.data.synthetic.defects import SURFACE_DEFECTS, VISIBLE, Spot, contrast, under
 from anovl.data.synthetic.fields import Field, LineGenerator, blob, fractal, grid, mix, slight, white
 from anovl.data.synthetic.objects import OBJECTS
 from anovl.data.synthetic.shapes import Part, compose, grain
@@ -26,7 +26,7 @@ _ATTEMPTS = 8
 _SHAPE_DEFECTS = ("chip", "bent")
 _PART_DEFECTS = ("missing part", "misplaced part")
 _WITHOUT_LOOSE_PARTS = ("washer", "metal nut", "bottle", "bean")
-_PATTERNED = ("wood", "carpet", "fabric", "grid", "printed paper", "rubber mat", "leather")
+_PATTERNED = ("wood", "carpet", "fabric", "grid", "printed paper", "rubber mat")
 
 
 @dataclass(frozen=True)
@@ -127,17 +127,23 @@ def draw(
         raise UsageError(f"line: expected a whole number from 0, or None, got {line}")
     if not 0 <= severity[0] <= severity[1] <= 1:
         raise UsageError(f"severity: expected (least, most) between 0 and 1, got {severity}")
+    good = _draw(info, seed, size, None, severity, line)
+    if defect is None:
+        return good
+    tries: list[tuple[float, Sample]] = []
     for attempt in range(_ATTEMPTS):
         sample = _draw(info, seed, size, defect, severity, line, attempt)
-        if defect is None or sample.mask.mean() >= SMALLEST:
-            break
-    return sample
+        plain = contrast(good.image, sample.image, sample.mask)
+        if plain >= VISIBLE and sample.mask.mean() >= SMALLEST:
+            return sample
+        tries.append((plain, sample))
+    return max(tries, key=lambda one: one[0])[1]
 
 
 def _draw(
-    info: ClassInfo, seed: int, size: int, defect: str | None, severity: tuple[float, float], line: int | None, attempt: int
+    info: ClassInfo, seed: int, size: int, defect: str | None, severity: tuple[float, float], line: int | None, attempt: int = 0
 ) -> Sample:
-    """One try: a defect can come out smaller than counts, or hide behind another part."""
+    """One try: a defect can come out smaller than counts, hide behind another part, or not show."""
     key = int.from_bytes(hashlib.sha256(info.name.encode()).digest()[:8])
     body, camera, flaw = (np.random.default_rng([key, seed, stream]) for stream in (0, 1, 2 + attempt))
     if line is not None:
@@ -185,10 +191,15 @@ def _thing(
     slack = max(0.0, 0.95 - scale) * 0.7
     turn += slight(body, 0.04)
     cx, cy = (body.uniform(-slack, slack) + slight(body, 0.02) for _ in range(2))
-    dx, dy = x - np.float32(cx), y - np.float32(cy)
     squeeze = np.float32(body.uniform(0.94, 1.06))
     c, s = np.float32(np.cos(turn) / scale), np.float32(np.sin(turn) / scale)
-    u, v = (dx * c + dy * s) * squeeze, (dy * c - dx * s) / squeeze
+
+    def frame(x: Field, y: Field) -> tuple[Field, Field]:
+        """Coordinates of the thing at those of the picture."""
+        dx, dy = x - np.float32(cx), y - np.float32(cy)
+        return (dx * c + dy * s) * squeeze, (dy * c - dx * s) / squeeze
+
+    u, v = frame(x, y)
     unit, noise, gloss = scale * size / 2, grain(body, size), body.uniform(0, 0.7)
     surface, top = compose(parts, u, v, unit, noise, gloss)
     if defect in _PART_DEFECTS:
@@ -207,12 +218,10 @@ def _thing(
                 return wrong, mask
         return wrong, mask
     if defect == "bent":
-        for push in (1.0, 1.8, 3.0):
-            wrong, wrong_top = compose(parts, *_bend(flaw, surface.alpha, u, v, push / scale, severity), unit, noise, gloss)
-            mask = (wrong_top != top).astype(np.float32)
-            if mask.mean() >= 2 * SMALLEST:
-                break
-        return wrong, mask
+        pushed_x, pushed_y, away = _bend(flaw, surface.alpha, severity)
+        wrong, wrong_top = compose(parts, *frame(pushed_x, pushed_y), unit, noise, gloss)
+        changed = (wrong_top != top) & (away > 0.1)  # further off it hardly moves
+        return wrong, binary_closing(changed, iterations=max(1, size // 100)).astype(np.float32)
     return surface, np.zeros((size, size), dtype=np.float32)
 
 
@@ -250,18 +259,16 @@ def _edge_point(rng: np.random.Generator, alpha: Field) -> tuple[float, float]:
     return ((columns[i] + 0.5) * 2 / size - 1, (rows[i] + 0.5) * 2 / size - 1)
 
 
-def _bend(
-    rng: np.random.Generator, alpha: Field, u: Field, v: Field, push: float, severity: tuple[float, float]
-) -> tuple[Field, Field]:
-    """Coordinates pushed in or out around a point of the outline."""
-    x, y = grid(alpha.shape[0])
+def _bend(rng: np.random.Generator, alpha: Field, severity: tuple[float, float]) -> tuple[Field, Field, Field]:
+    """Coordinates (x, y) of the picture, pushed in or out around a point of the outline, and by what share of the most."""
+    size = alpha.shape[0]
+    x, y = grid(size)
     cx, cy = _edge_point(rng, alpha)
     wide = rng.uniform(0.12, 0.35)
-    away = np.exp(-((x - np.float32(cx)) ** 2 + (y - np.float32(cy)) ** 2) / np.float32(2 * wide * wide))
-    angle, far = rng.uniform(0, 2 * np.pi), push * wide * rng.uniform(*_between(severity, 0.25, 0.55))
-    return (u + away * np.float32(far * np.cos(angle))).astype(np.float32), (v + away * np.float32(far * np.sin(angle))).astype(
-        np.float32
-    )
+    away = np.clip(1 - ((x - np.float32(cx)) ** 2 + (y - np.float32(cy)) ** 2) / np.float32(4.75 * wide * wide), 0, 1) ** 2
+    down, right = (float((gaussian_filter(alpha, 0.02 * size, order=order) * away).sum()) for order in ((1, 0), (0, 1)))
+    far = wide * rng.uniform(*_between(severity, 0.25, 0.55)) * rng.choice([-1, 1]) / max(float(np.hypot(down, right)), 1e-6)
+    return x + away * np.float32(far * right), y + away * np.float32(far * down), away
 
 
 def _spot(rng: np.random.Generator, alpha: Field, severity: tuple[float, float]) -> Spot:
