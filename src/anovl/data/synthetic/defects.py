@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from anovl.data.synthetic.fields import Field, blob, fractal, grid, mix, step, stroke
@@ -38,8 +39,8 @@ VISIBLE = 1.5  # contrast from which one who knows the good thing sees a defect
 def contrast(good: NDArray[np.uint8], bad: NDArray[np.uint8], mask: NDArray[np.bool_]) -> float:
     """How plainly a defect shows: its greatest change of the picture over what varies near it anyway.
 
-    Both are taken of the picture smoothed a little and smoothed more, so that a faint but wide change counts too. What varies
-    is what the next coarser scale lacks (root of the mean square), and four grey levels more.
+    Both are taken of the picture at about 240 pixels, smoothed a little and smoothed more, so that a faint but wide change counts
+    too. What varies is what the next coarser scale lacks (root of the mean square), and four grey levels more.
 
     Args:
         good, bad: the same thing without and with the defect, [S, S, 3].
@@ -48,15 +49,19 @@ def contrast(good: NDArray[np.uint8], bad: NDArray[np.uint8], mask: NDArray[np.b
     Returns:
         0 if nothing changes; below `VISIBLE` it is found only by one who compares the two.
     """
-    unit = mask.shape[0] / 240
-    near = binary_dilation(mask, iterations=max(1, round(6 * unit)))
     if not mask.any():
         return 0.0
+    smaller = max(1, mask.shape[0] // 240)
+    before, after, where = (
+        np.asarray(picture.reduce(smaller), dtype=np.float32)
+        for picture in (Image.fromarray(good), Image.fromarray(bad), Image.fromarray(mask).convert("L"))
+    )
+    unit = where.shape[0] / 240
+    near = binary_dilation(where > 0, iterations=max(1, round(6 * unit)))
     reach = int(32 * unit)
     rows, columns = (np.flatnonzero(near.any(axis=axis)) for axis in (1, 0))
     window = np.s_[max(rows[0] - reach, 0) : rows[-1] + reach, max(columns[0] - reach, 0) : columns[-1] + reach]
-    before, near = good[window].astype(np.float32), near[window]
-    change = bad[window].astype(np.float32) - before
+    before, change, near = before[window], (after - before)[window], near[window]
     plain = 0.0
     for sigma in (unit, 4 * unit):
         changed, fine, coarse = (
@@ -64,7 +69,7 @@ def contrast(good: NDArray[np.uint8], bad: NDArray[np.uint8], mask: NDArray[np.b
             for values, by in ((change, sigma), (before, sigma), (before, 4 * sigma))
         )
         varies = float(np.sqrt(np.square(fine - coarse)[near].mean()))
-        plain = max(plain, float(np.sqrt(np.square(changed).mean(axis=2)).max()) / (varies + 4))
+        plain = max(plain, float(np.sqrt(np.square(changed).mean(axis=2))[near].max()) / (varies + 4))
     return plain
 
 

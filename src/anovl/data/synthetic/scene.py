@@ -97,7 +97,8 @@ def draw(
 ) -> Sample:
     """Draw one picture; it depends on the arguments alone.
 
-    The same seed with and without a defect gives the same thing in the same light.
+    The same seed with and without a defect gives the same thing in the same light. A defect that would not show is drawn again,
+    elsewhere and otherwise (`defects.contrast`).
 
     Args:
         class_name: one of `CLASSES`.
