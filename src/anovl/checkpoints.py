@@ -25,7 +25,7 @@ from anovl.errors import CheckpointError, OutputError, UnavailableError, UsageEr
 log = logging.getLogger(__name__)
 
 EMBEDDED = {  # name: sha256 of its weights
-    "mini": "d1de4d72aa89a8253ee32e02e49b1d6cdccc61ff0880baafa6ac298f1edd5f89",
+    "mini": "fb1e79c6095f8b7f4f38eb33fb6d53b20ac438852f912560bc9f8f2a1c0fc10e",
     "mini-captions": "3e6a64687dd9cf388c352134b9fef2933cdef2900ee55dd6d68cde61d7d17330",
 }
 CONFIG_FILE = "open_clip_config.json"

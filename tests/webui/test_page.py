@@ -12,7 +12,7 @@ from anovl.detector import AnoVL
 from anovl.server.hosting import Torch
 from anovl.server.settings import Settings
 from anovl.webui.components import OWN_RECIPE
-from anovl.webui.page import Page
+from anovl.webui.page import EXAMPLES, Page
 
 
 def test_regions_get_the_names_that_are_asked_for(tmp_path):
@@ -37,6 +37,11 @@ def mini():
     return AnoVL.from_pretrained("mini")
 
 
+def first_example():
+    name, kind, seed = EXAMPLES[0]
+    return draw(name, seed, defect=kind).image
+
+
 def last_of(page, **changes):
     """What the page knows after its first example; "recipe" and the like are components of `Asked`."""
     values = {part: getattr(part, "value", None) for part in page.asked.words | page.shown.view}
@@ -46,7 +51,7 @@ def last_of(page, **changes):
 
 
 def test_a_bank_is_told_of_and_used(mini, tmp_path):
-    example = draw("metal nut", 3, defect="scratch").image
+    example = first_example()
     bank = mini.fit([draw("metal nut", 90 + seed).image for seed in range(2)], "metal nut").bank
     page = Page({"mini": Torch(mini, banks={"metal nut": bank}), "plain": Torch(mini)}, Settings(), {}, tmp_path)
     page.build()
@@ -70,7 +75,7 @@ def test_tiles_are_told_of_and_used(mini, tmp_path):
     note = page._note("mini")
     assert "whole and in tiles of 128 px" in note
     assert "plain background" in note
-    example = draw("metal nut", 3, defect="scratch").image
+    example = first_example()
     for recipe, detector in ((OWN_RECIPE, mini), ("paper", mini.with_recipe("paper"))):
         session = last_of(page, recipe=recipe)[page.shown.session]
         own = detector.predict(example, "metal nut", tiles=tiling)

@@ -27,11 +27,11 @@ from anovl.webui.components import DOMAINS, EMPTY, IDLE_S, OWN_RECIPE, Asked, Sh
 from anovl.webui.session import PANEL, Looks, Session, Thresholds, decided, jpeg, named, reason
 
 EXAMPLES = (
-    ("metal nut", "scratch", 3),
+    ("metal nut", "scratch", 4),
     ("leather", "cut", 1),
     ("pill", "contamination", 2),
     ("tile", "crack", 4),
-    ("bottle", None, 5),
+    ("bottle", None, 1),
 )
 MOST = 500  # pictures a run
 STEPS = 1000  # of a threshold's slider
