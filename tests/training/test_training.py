@@ -2,6 +2,7 @@ import itertools
 import math
 import sys
 
+import average
 import evaluate
 import numpy as np
 import open_clip
@@ -10,7 +11,7 @@ import torch
 import train
 import words
 from pictures import FIRST_TRAINING_SEED, draw_block
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from train import Plan, Stage
 
 from anovl.backbones import load_backbone
@@ -133,6 +134,26 @@ def test_a_run_begins_with_the_weights_of_a_model_folder(tmp_path):
     trainer = train.Trainer(0, tmp_path / "run", Plan(**{**TINY.__dict__, "start": str(mini)}), "cpu", fast=False)
     for name, value in load_file(mini / "open_clip_model.safetensors").items():
         assert torch.equal(trainer.clip.state_dict()[name], value.float())
+
+
+def test_mean_of_two_models(tmp_path, monkeypatch, capsys):
+    for name, value in (("before", 1.0), ("after", 2.0), ("other", 3.0)):
+        (tmp_path / name).mkdir()
+        shape = (2, 3) if name == "other" else (2, 2)
+        save_file({"weight": torch.full(shape, value).half()}, tmp_path / name / average.WEIGHTS)
+        (tmp_path / name / "open_clip_config.json").write_text(name)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["average.py", *(str(tmp_path / name) for name in arguments), "--share", "0.75"])
+        average.main()
+
+    run("before", "after", "mean")
+    assert load_file(tmp_path / "mean" / average.WEIGHTS)["weight"].tolist() == [[1.75] * 2] * 2
+    assert (tmp_path / "mean" / "open_clip_config.json").read_text() == "after"
+    with pytest.raises(SystemExit):
+        run("before", "other", "mean2")
+    assert "differ in architecture" in capsys.readouterr().err
+    assert not (tmp_path / "mean2").exists()
 
 
 def test_captions_are_true_of_their_pictures():
