@@ -1,6 +1,6 @@
 """The mean of the weights of two trained models, one begun with the other's.
 
-    python training/average.py runs/second/model runs/mini/model runs/mean --share 0.6
+    python training/average.py runs/second/model runs/third/model runs/mini --share 0.6
 
 After "Robust fine-tuning of zero-shot models" (Wortsman et al. 2022): the mean keeps what the second learnt, and what the first
 did better elsewhere.
@@ -13,8 +13,7 @@ import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-
-WEIGHTS = "open_clip_model.safetensors"
+from train import WEIGHTS
 
 
 def main() -> None:
@@ -27,6 +26,11 @@ def main() -> None:
     options = parser.parse_args()
     if not 0 <= options.share <= 1:
         parser.error(f"--share: expected 0 to 1, got {options.share}")
+    for folder in (options.before, options.after):
+        if not (folder / WEIGHTS).is_file():
+            parser.error(f"{folder}: expected a model folder, it has no {WEIGHTS}")
+    if options.out.exists():
+        parser.error(f"{options.out} is there already; name another folder")
     before, after = (load_file(folder / WEIGHTS) for folder in (options.before, options.after))
     if {name: value.shape for name, value in before.items()} != {name: value.shape for name, value in after.items()}:
         parser.error(f"{options.before} and {options.after} differ in architecture or vocabulary")

@@ -44,6 +44,7 @@ log = logging.getLogger("train")
 LOG_EVERY = 25  # steps
 SAVE_EVERY = 120  # seconds
 PATCH = 16  # pixels of a side
+WEIGHTS = "open_clip_model.safetensors"  # in a model folder
 Batch = tuple[Tensor, Tensor, list[str], list[str | None]]
 
 CONFIG: dict[str, Any] = {
@@ -318,7 +319,7 @@ def export(state: dict[str, Tensor], vocabulary: int, folder: Path, tokenizer_fi
     (folder / "open_clip_config.json").write_text(json.dumps(record, indent=1) + "\n")
     (folder / "bpe.txt.gz").write_bytes(tokenizer_file.read_bytes())
     half = {key: value.half().contiguous() for key, value in sorted(state.items())}
-    save_file(half, folder / "open_clip_model.safetensors")
+    save_file(half, folder / WEIGHTS)
 
 
 class Trainer:
@@ -336,7 +337,7 @@ class Trainer:
         self.tokenizer = open_clip.SimpleTokenizer(bpe_path=str(folder / "bpe.txt.gz"))
         self.clip = build(self.vocabulary, plan.seed)
         if plan.start:
-            self.clip.load_state_dict(load_file(Path(plan.start) / "open_clip_model.safetensors"))
+            self.clip.load_state_dict(load_file(Path(plan.start) / WEIGHTS))
         self.clip.to(device)
         self.weights = [p for p in self.clip.parameters() if p.requires_grad]
         self.optimisers = make_optimisers(self.clip, plan)

@@ -150,9 +150,14 @@ def test_mean_of_two_models(tmp_path, monkeypatch, capsys):
     run("before", "after", "mean")
     assert load_file(tmp_path / "mean" / average.WEIGHTS)["weight"].tolist() == [[1.75] * 2] * 2
     assert (tmp_path / "mean" / "open_clip_config.json").read_text() == "after"
-    with pytest.raises(SystemExit):
-        run("before", "other", "mean2")
-    assert "differ in architecture" in capsys.readouterr().err
+    for wrong, says in (
+        (("before", "other", "mean2"), "differ in architecture"),
+        (("before", "none", "mean2"), "it has no open_clip_model.safetensors"),
+        (("before", "after", "mean"), "is there already"),
+    ):
+        with pytest.raises(SystemExit):
+            run(*wrong)
+        assert says in capsys.readouterr().err
     assert not (tmp_path / "mean2").exists()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,12 +63,11 @@ def contrast(good: NDArray[np.uint8], bad: NDArray[np.uint8], mask: NDArray[np.b
     rows, columns = (np.flatnonzero(near.any(axis=axis)) for axis in (1, 0))
     window = np.s_[max(rows[0] - reach, 0) : rows[-1] + reach, max(columns[0] - reach, 0) : columns[-1] + reach]
     before, change, near = before[window], (after - before)[window], near[window]
+    scales = [(by, by, 0.0) for by in (unit, 4 * unit, 16 * unit)]
+    smooth = [gaussian_filter(before, scale, truncate=2.5) for scale in scales]
     plain = 0.0
-    for sigma in (unit, 4 * unit):
-        changed, fine, coarse = (
-            gaussian_filter(values, (by, by, 0), truncate=2.5)
-            for values, by in ((change, sigma), (before, sigma), (before, 4 * sigma))
-        )
+    for scale, (fine, coarse) in zip(scales, pairwise(smooth), strict=False):
+        changed = gaussian_filter(change, scale, truncate=2.5)
         varies = float(np.sqrt(np.square(fine - coarse)[near].mean()))
         plain = max(plain, float(np.sqrt(np.square(changed).mean(axis=2))[near].max()) / (varies + 4))
     return plain
