@@ -25,7 +25,7 @@ from anovl.errors import CheckpointError, OutputError, UnavailableError, UsageEr
 log = logging.getLogger(__name__)
 
 EMBEDDED = {  # name: sha256 of its weights
-    "mini": "fb1e79c6095f8b7f4f38eb33fb6d53b20ac438852f912560bc9f8f2a1c0fc10e",
+    "mini": "816ba39f8957c843d867892d2c083630db118faf02a5031dc944621ecbdb1a50",
     "mini-captions": "3e6a64687dd9cf388c352134b9fef2933cdef2900ee55dd6d68cde61d7d17330",
 }
 CONFIG_FILE = "open_clip_config.json"
