@@ -54,6 +54,7 @@ bench: setup
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/devices.py
+	$(BIN)/python benchmarks/decode.py
 	$(BIN)/python benchmarks/synth.py
 
 clean:
