@@ -70,7 +70,8 @@ class Stage:
     Attributes:
         top: weighs the loss on the highest patch scores.
         keep: share of the patches that are looked at, those of defects among them (after "Scaling Language-Image
-            Pre-training via Masking", Li et al. 2023); with half of them a step takes half of the time.
+            Pre-training via Masking", Li et al. 2023); with half of them a step takes half of the time, and bent, missing and
+            misplaced parts are hardly learnt.
     """
 
     size: int
