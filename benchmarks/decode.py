@@ -3,7 +3,7 @@
     python benchmarks/decode.py
 
 Drawn pictures of a seed that no training saw, saved as JPEG; figures are means over the classes, maps compared at the pictures'
-own size. Times are of decode, resize and normalisation of one picture, in turns.
+own size. Times are of decode and resize of one picture, in turns.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from common import ratio, times_in_turn
 from PIL import Image
 
 from anovl import AnoVL, datasets
-from anovl.data.images import load_sized_image
 from anovl.data.synthetic.layout import write_dataset
+from anovl.detection import DetectionJob
 from anovl.evaluation import Variant, evaluate
 
 
@@ -32,6 +32,11 @@ def as_jpegs(root: Path, quality: int) -> list[Path]:
         picture.unlink()
         written.append(picture.with_suffix(".jpg"))
     return written
+
+
+def read(job: DetectionJob, picture: Path) -> None:
+    """Decode a picture and resize it, as a run does."""
+    job.pixels(job.load(picture)[0])
 
 
 def main() -> None:
@@ -62,11 +67,7 @@ def main() -> None:
             image = max(image, abs(one.pred_score - other.pred_score))
             patch = max(patch, float(np.abs(one.patch_scores - other.patch_scores).max()))
         print(f"largest move of an image score {image:.2f}, of a patch score {patch:.2f}, {len(pictures)} pictures")
-        job = whole.job("part")
-        calls: dict[str, Callable[[], object]] = {
-            name: partial(lambda limit: job.pixels(load_sized_image(pictures[0], reduced_for=limit)[0]), limit)
-            for name, limit in (("full", None), ("reduced", whole.backbone.image_size))
-        }
+        calls: dict[str, Callable[[], object]] = {row.name: partial(read, row.detector.job("part"), pictures[0]) for row in rows}
         spent = times_in_turn(calls, "cpu", options.rounds)
     print(f"reduced takes {ratio(spent['reduced'], spent['full']):.2f} times as long to decode and resize")
 

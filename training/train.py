@@ -334,8 +334,7 @@ class Trainer:
     def __init__(self, rank: int, folder: Path, plan: Plan, device: str, *, fast: bool) -> None:
         self.rank, self.folder, self.plan, self.device, self.fast = rank, folder, plan, device, fast
         torch.manual_seed(plan.seed)
-        # On a CPU the gradient of the fused attention takes half of a step, that of plain products a tenth.
-        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(enabled=True)  # of CPUs too; else they are done in float32
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(enabled=True)  # of CPUs too; else SDPBackend.MATH is float32
         draft = folder / f"bpe{rank}.tmp"
         self.vocabulary = words.write_vocabulary(draft)
         draft.replace(folder / "bpe.txt.gz")
@@ -412,6 +411,7 @@ class Trainer:
         for group in (group for optimiser in self.optimisers for group in optimiser.param_groups):
             group["lr"] = rate_at(self.plan, self.step, self.total)
         half = torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.plan.dtype == "bfloat16")
+        # On a CPU the gradient of the fused attention takes half of a step, that of plain products a tenth.
         with half, sdpa_kernel(SDPBackend.MATH) if self.device == "cpu" else nullcontext():
             losses = learner(*batch, rng)
         self.clip.zero_grad(set_to_none=True)
