@@ -16,6 +16,7 @@ from anovl.data.synthetic import CLASSES, Sample, draw
 
 FIRST_TRAINING_SEED = 2**56  # every seed below is for validation, demo and verdict
 MASK_CELL = 4  # pixels of a mask cell
+SHAPE = ("bent", "missing part", "misplaced part")  # kinds of defects that no single patch shows
 KINDS = {kind: [name for name in TRAINED if CLASSES[name].kind == kind] for kind in ("object", "texture")}
 
 
@@ -40,6 +41,7 @@ def draw_block(
     pictures: int,
     objects: float,
     severity: tuple[float, float] = (0.0, 1.0),
+    shape: float = 0.0,
     pool: Executor | None = None,
 ) -> Block:
     """Draw a block: two in three defective, most of those beside the same thing without the defect.
@@ -50,6 +52,7 @@ def draw_block(
         pictures: P.
         objects: about this share of them shows objects, the rest surfaces.
         severity: of the defects, see `draw`.
+        shape: this share of an object's defects is drawn from those of its shape and parts, the rest from all kinds.
         pool: processes that draw; None draws here.
     """
     rng = np.random.default_rng(key)
@@ -59,6 +62,8 @@ def draw_block(
         names = KINDS["object" if rng.random() < objects else "texture"]
         name = names[int(rng.integers(len(names)))]
         kinds = CLASSES[name].defects
+        if shape and rng.random() < shape:
+            kinds = tuple(kind for kind in kinds if kind in SHAPE) or kinds
         seed = FIRST_TRAINING_SEED + int(rng.integers(2**48))
         defective = rng.random() < 0.67
         if defective:

@@ -91,6 +91,7 @@ class Plan:
     block: int = 384  # pictures drawn at once by each process
     repeats: int = 2  # times each is used, turned anew
     objects: float = 0.6  # share of the pictures that show objects, the rest shows surfaces
+    shape: float = 0.0  # share of the objects' defects that is kept for those of shape and parts
     plain: float = 0.5  # least severity of the defects at first; falls to 0 at half time
     rate: float = 1e-3
     warm_up: int = 100
@@ -394,6 +395,7 @@ class Trainer:
             pictures=plan.block,
             objects=plan.objects,
             severity=(least, 1.0),
+            shape=plan.shape,
             pool=self.pool,
         )
         rng = np.random.default_rng([*key, 1])
@@ -498,6 +500,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1 if torch.cuda.is_available() else os.cpu_count())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--objects", type=float, default=0.6, help="share of the pictures that show objects")
+    parser.add_argument(
+        "--shape", type=float, default=0.0, help="share of their defects kept for bent, missing and misplaced parts"
+    )
     parser.add_argument("--plain", type=float, default=0.5, help="least severity of the defects at first")
     parser.add_argument("--repeats", type=int, default=2, help="times each drawn picture is used")
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, to go on later")
@@ -511,6 +516,7 @@ def main() -> None:
         rate=options.rate,
         processes=options.processes,
         objects=options.objects,
+        shape=options.shape,
         repeats=options.repeats,
         plain=options.plain,
         dtype=options.dtype,

@@ -10,7 +10,7 @@ import pytest
 import torch
 import train
 import words
-from pictures import FIRST_TRAINING_SEED, draw_block
+from pictures import FIRST_TRAINING_SEED, SHAPE, draw_block
 from safetensors.torch import load_file, save_file
 from train import Plan, Stage
 
@@ -128,6 +128,13 @@ def test_share_of_objects():
 
 
 @pytest.mark.slow
+def test_share_of_defects_of_shape():
+    always = draw_block([2], size=96, pictures=24, objects=1.0, shape=1.0)
+    assert {kind for kind in always.kinds if kind} <= set(SHAPE)
+    surfaces = draw_block([2], size=96, pictures=24, objects=0.0, shape=1.0)  # have none of them: any of their own
+    assert {kind for kind in surfaces.kinds if kind} - set(SHAPE)
+
+
 def test_a_run_begins_with_the_weights_of_a_model_folder(tmp_path):
     (tmp_path / "run").mkdir()
     mini = embedded_folder("mini")
