@@ -6,7 +6,6 @@ import pickle
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageFile
 from tests.data import drawn
 from tests.data.drawn import BOX, DRAWN, SIZE, mask, picture
 
@@ -718,8 +717,8 @@ def test_import_brings_no_slow_library():
     assert result.stdout.strip() == "[]"
 
 
-def test_a_set_of_the_size_of_mvtec_ad_loads_fast(tmp_path):
-    """5,354 pictures and 1,258 masks, links to one file each: what takes time is the walk and the headers."""
+def test_a_set_of_the_size_of_mvtec_ad_loads_by_its_headers(tmp_path, monkeypatch):
+    """5,354 pictures and 1,258 masks, links to one file each; none is decoded."""
     one, one_mask = picture(tmp_path / "one.png", size=(1024, 1024)), mask(tmp_path / "mask.png", size=(1024, 1024))
     classes = [tmp_path / "set" / known.name for known in DATASETS["mvtec"].classes]
     for folder in classes:
@@ -730,8 +729,7 @@ def test_a_set_of_the_size_of_mvtec_ad_loads_fast(tmp_path):
         os.link(one, folder / ("test/hole" if index < 1258 else "test/good" if index < 1725 else "train/good") / f"{index}.png")
         if index < 1258:
             os.link(one_mask, folder / "ground_truth/hole" / f"{index}_mask.png")
-    start = time.perf_counter()
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
     dataset = load("mvtec", tmp_path / "set")
-    assert time.perf_counter() - start < 3  # 0.2 s on an idle core
     assert sum(len(each.test) for each in dataset.categories) == 1725
     assert sum(len(each.train) for each in dataset.categories) == 3629

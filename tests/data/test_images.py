@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import struct
-import time
 import warnings
 import zlib
 from pathlib import Path
@@ -516,10 +515,9 @@ def test_raised_pixel_limit_leaves_a_pillow_without_limit_alone(png, monkeypatch
     assert Image.MAX_IMAGE_PIXELS is None
 
 
-def test_claimed_size_is_refused_at_once():
-    start = time.perf_counter()
+def test_claimed_size_is_refused_by_the_header(monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
     refused(ImageTooLargeError, png_header(60000, 60000), "bytes")
-    assert time.perf_counter() - start < 1
 
 
 def test_size_just_over_the_limit_is_refused_also_where_warnings_are_errors():

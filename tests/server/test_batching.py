@@ -93,9 +93,8 @@ def test_an_image_waits_for_others_so_long_and_no_longer(batcher):
     assert results([first, second]) == [2, 4]
     assert 0.25 < time.monotonic() - began < 2
     assert job.batches == [[1, 2]]
-    began = time.monotonic()
-    assert results([one.submit(job, number) for number in range(4)]) == [0, 2, 4, 6]  # a full batch waits for nothing
-    assert time.monotonic() - began < 0.25
+    patient = batcher(max_wait_s=60)
+    assert results([patient.submit(job, number) for number in range(4)]) == [0, 2, 4, 6]  # a full batch waits for nothing
 
 
 @pytest.mark.parametrize("error", [ValueError, AnovlError])
