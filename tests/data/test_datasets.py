@@ -718,7 +718,7 @@ def test_import_brings_no_slow_library():
 
 
 def test_a_set_of_the_size_of_mvtec_ad_loads_by_its_headers(tmp_path, monkeypatch):
-    """5,354 pictures and 1,258 masks, links to one file each; none is decoded."""
+    """5,354 pictures and 1,258 masks, links to one file each: those of defects are opened once, and none is decoded."""
     one, one_mask = picture(tmp_path / "one.png", size=(1024, 1024)), mask(tmp_path / "mask.png", size=(1024, 1024))
     classes = [tmp_path / "set" / known.name for known in DATASETS["mvtec"].classes]
     for folder in classes:
@@ -729,7 +729,10 @@ def test_a_set_of_the_size_of_mvtec_ad_loads_by_its_headers(tmp_path, monkeypatc
         os.link(one, folder / ("test/hole" if index < 1258 else "test/good" if index < 1725 else "train/good") / f"{index}.png")
         if index < 1258:
             os.link(one_mask, folder / "ground_truth/hole" / f"{index}_mask.png")
+    opened = []
+    monkeypatch.setattr(Image, "open", lambda *a, real=Image.open, **more: opened.append(a) or real(*a, **more))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
     dataset = load("mvtec", tmp_path / "set")
+    assert len(opened) == 2 * 1258
     assert sum(len(each.test) for each in dataset.categories) == 1725
     assert sum(len(each.train) for each in dataset.categories) == 3629

@@ -127,7 +127,6 @@ def test_share_of_objects():
         assert {CLASSES[name].kind for name in block.classes} == {"object" if share else "texture"}
 
 
-@pytest.mark.slow
 def test_share_of_defects_of_shape():
     always = draw_block([2], size=96, pictures=24, objects=1.0, shape=1.0)
     assert {kind for kind in always.kinds if kind} <= set(SHAPE)
@@ -135,6 +134,7 @@ def test_share_of_defects_of_shape():
     assert {kind for kind in surfaces.kinds if kind} - set(SHAPE)
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_a_model_folder(tmp_path):
     (tmp_path / "run").mkdir()
     mini = embedded_folder("mini")
