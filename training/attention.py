@@ -31,10 +31,11 @@ class Attend(torch.autograd.Function):
             torch.softmax(queries[few] @ keys[few].mT, dim=-1, out=weights[few])
             torch.bmm(weights[few], values[few], out=attended[few])
         ctx.save_for_backward(queries, keys, values, weights)
-        return attended.unflatten(0, q.shape[:2])
+        output: Tensor = attended.unflatten(0, q.shape[:2])
+        return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """By the chain rule; the gradient of softmax is torch's own."""
         queries, keys, values, weights = ctx.saved_tensors
         upper = gradient.flatten(0, 1)
@@ -42,7 +43,8 @@ class Attend(torch.autograd.Function):
         for few in _slices(len(queries)):
             mine = weights[few]
             torch.bmm(mine.mT, upper[few], out=by_values[few])
-            by_products = torch.ops.aten._softmax_backward_data(upper[few] @ values[few].mT, mine, -1, mine.dtype)
+            by_weights = upper[few] @ values[few].mT
+            by_products = torch.ops.aten._softmax_backward_data(by_weights, mine, -1, mine.dtype)  # noqa: SLF001 - no public name
             torch.bmm(by_products, keys[few], out=by_queries[few])
             torch.bmm(by_products.mT, queries[few], out=by_keys[few])
         by_queries *= ctx.scale

@@ -22,10 +22,9 @@ KINDS = {kind: [name for name in TRAINED if CLASSES[name].kind == kind] for kind
 
 @dataclass(frozen=True)
 class Block:
-    """P pictures: images [P, 3, S, S] uint8, cells [P, 2, S/4, S/4] uint8, classes and kinds by name.
+    """P pictures: images [P, 3, S, S] uint8, cells [P, S/4, S/4] (share of defect in 0..255), classes and kinds by name.
 
-    The cells are the shares, 0 to 255, of the defect and of the thing itself. `things` [P] numbers what is shown: a defective
-    picture and the same thing without the defect share a number.
+    `things` [P] numbers what is shown: a defective picture and the same thing without the defect share a number.
     """
 
     images: Tensor
@@ -75,8 +74,8 @@ def draw_block(
     one = partial(_draw, size=size, severity=severity)
     samples = list(map(one, jobs[:pictures]) if pool is None else pool.map(one, jobs[:pictures], chunksize=8))
     images = torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2).contiguous()
-    masks = torch.from_numpy(np.stack([(sample.mask, sample.thing) for sample in samples])).float()
-    cells = (torch.nn.functional.avg_pool2d(masks, MASK_CELL) * 255).round().byte()
+    masks = torch.from_numpy(np.stack([sample.mask for sample in samples])).float()[:, None]
+    cells = (torch.nn.functional.avg_pool2d(masks, MASK_CELL)[:, 0] * 255).round().byte()
     classes, found = [sample.class_name for sample in samples], [sample.defect for sample in samples]
     return Block(images, cells, classes, found, np.array(things[:pictures]))
 
@@ -89,7 +88,7 @@ def _draw(job: tuple[str, int, str | None], *, size: int, severity: tuple[float,
 def turned(images: Tensor, cells: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """A batch turned by a multiple of 90 degrees, mirrored, and with its channels in another order, as one."""
     turns = int(rng.integers(4))
-    images, cells = images.rot90(turns, (2, 3)), cells.rot90(turns, (2, 3))
+    images, cells = images.rot90(turns, (2, 3)), cells.rot90(turns, (1, 2))
     if rng.random() < 0.5:
-        images, cells = images.flip(3), cells.flip(3)
+        images, cells = images.flip(3), cells.flip(2)
     return images[:, torch.from_numpy(rng.permutation(3))], cells

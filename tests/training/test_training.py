@@ -10,8 +10,10 @@ import pytest
 import torch
 import train
 import words
-from pictures import FIRST_TRAINING_SEED, SHAPE, draw_block
+from attention import FastAttention
+from pictures import FIRST_TRAINING_SEED, SHAPE, draw_block, turned
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 from train import Plan, Stage
 
 from anovl.backbones import load_backbone
@@ -108,6 +110,13 @@ def test_a_block_depends_on_its_key_alone():
     assert torch.equal(one.images, two.images)
     assert torch.equal(one.cells, two.cells)
     assert not torch.equal(one.images, other.images)
+
+
+def test_cells_are_turned_with_their_picture():
+    cells = torch.randint(0, 256, (3, 6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    for seed in range(8):
+        images, grids = turned(cells[:, None].expand(-1, 3, -1, -1), cells, np.random.default_rng(seed))
+        assert torch.equal(images, grids[:, None].expand(-1, 3, -1, -1))
 
 
 def test_a_defective_picture_and_its_twin_stay_side_by_side():
@@ -219,9 +228,28 @@ def test_kept_patches(vocabulary):
     learner.encoder.kept = None
     token, local = learner.encoder(pixels)
     learner.encoder.kept = torch.arange(36).flip(0).expand(2, -1)
-    other, turned = learner.encoder(pixels)
+    other, backwards = learner.encoder(pixels)
     assert torch.allclose(token, other, atol=1e-5)
-    assert torch.allclose(local, turned.flip(1), atol=1e-5)
+    assert torch.allclose(local, backwards.flip(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("queries", [1, 7, 9])
+def test_fast_attention_is_attention(queries):
+    torch.manual_seed(0)
+    q, *kv = (torch.randn(20, 3, tokens, 4, dtype=torch.float64, requires_grad=True) for tokens in (queries, 9, 9))
+    upper = torch.randn(20, 3, queries, 4, dtype=torch.float64)
+    mask = torch.ones(queries, 9, dtype=torch.bool).tril(2)
+
+    def attended(**options):
+        output = F.scaled_dot_product_attention(q, *kv, **options)
+        return output, *torch.autograd.grad(output, (q, *kv), upper)
+
+    expected, expected_masked = attended(), attended(attn_mask=mask)
+    with FastAttention():
+        fast, fast_masked = attended(), attended(attn_mask=mask)
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(fast, expected, strict=True))
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(fast_masked, expected_masked, strict=True))
+    assert "Attend" in fast[0].grad_fn.name()
 
 
 @pytest.mark.slow

@@ -55,14 +55,12 @@ class Sample:
         mask: [S, S] bool, True on the defect.
         class_name: what it shows.
         defect: its kind, or None.
-        thing: [S, S] bool, True where the thing is, as it is with its defect; everywhere on a surface. None of a photograph.
     """
 
     image: NDArray[np.uint8]
     mask: NDArray[np.bool_]
     class_name: str
     defect: str | None
-    thing: NDArray[np.bool_] | None = None
 
     @property
     def caption(self) -> str:
@@ -168,7 +166,7 @@ def _draw(
         mask = _chip(flaw, surface, severity)
     shines = gloss > 0 or line is not None
     picture = _photograph(camera, _light(camera, surface, shines=bool(shines)), surface.alpha, ground)
-    return Sample(picture, _as_mask(mask, defect), info.name, defect, surface.alpha > 0.5)
+    return Sample(picture, _as_mask(mask, defect), info.name, defect)
 
 
 def _as_mask(mask: Field, defect: str | None) -> NDArray[np.bool_]:
