@@ -7,7 +7,7 @@
 # pages say of times are left out: the first takes a day, the second need idle cores.
 set -u
 cd "$(dirname "$0")/.."
-out=$1
+out=${1:?expected a folder for the outputs}
 real=../shared/data
 python=.venv/bin/python
 anovl=.venv/bin/anovl
@@ -52,6 +52,7 @@ second_half() {
     measure export-adapt $python benchmarks/export.py --rounds 1 --adapt
 }
 
+trap 'trap - TERM; kill 0' INT TERM # both halves, and what they run
 first_half &
 second_half
 wait
