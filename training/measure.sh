@@ -58,3 +58,4 @@ second_half
 wait
 # Table 7 is of times on two threads.
 OMP_NUM_THREADS=2 measure reproduction-table7 $anovl reproduce table7 --synthetic -o "$out/tables/table7"
+! ls "$out"/*.part > /dev/null 2>&1 # what failed has told so
