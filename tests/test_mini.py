@@ -18,6 +18,11 @@ def mini():
     return AnoVL.from_pretrained("mini", local_files_only=True)
 
 
+@pytest.fixture(scope="module")
+def mini_fine():
+    return AnoVL.from_pretrained("mini-fine", local_files_only=True)
+
+
 def measured(mini, names, per_class=8):
     """(image AUROC, pixel AUROC), means over the classes."""
     figures = []
@@ -34,10 +39,17 @@ def measured(mini, names, per_class=8):
     return np.mean(figures, axis=0)
 
 
-def test_seen_classes(mini):
-    image, pixel = measured(mini, ("gear", "bottle", "cable", "leather", "brushed metal", "fabric"))
+@pytest.mark.parametrize("model", ["mini", "mini_fine"])
+def test_seen_classes(model, request):
+    image, pixel = measured(request.getfixturevalue(model), ("gear", "bottle", "cable", "leather", "brushed metal", "fabric"))
     assert image > 0.8
     assert pixel > 0.93
+
+
+def test_finer_patches(mini_fine):
+    assert mini_fine.backbone.encoder().grid == (20, 20)
+    nuts = measured(mini_fine, ["metal nut"], per_class=40)
+    assert nuts[0] > 0.75
 
 
 def test_held_out_classes(mini):

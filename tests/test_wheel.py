@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from anovl.checkpoints import EMBEDDED
+
 ROOT = Path(__file__).parents[1]
 OFFLINE = """
 import runpy, socket, sys
@@ -31,7 +33,7 @@ def test_the_wheel_runs_the_demo_without_network(tmp_path):
     assert wheel.stat().st_size < 40e6
     with zipfile.ZipFile(wheel) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist() if "/assets/" in info.filename}
-    for name in ("mini", "mini-captions"):
+    for name in EMBEDDED:
         assert sizes[f"anovl/assets/{name}/open_clip_model.safetensors"] < 16e6
         assert {f"anovl/assets/{name}/{file}" for file in ("open_clip_config.json", "bpe.txt.gz")} < sizes.keys()
     subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel], check=True)

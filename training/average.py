@@ -13,14 +13,14 @@ import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from train import WEIGHTS
+from train import WEIGHTS, refit
 
 
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, help="a model folder")
-    parser.add_argument("after", type=Path, help="a model folder of the same architecture")
+    parser.add_argument("after", type=Path, help="a model folder of the same architecture; its patches may be smaller or larger")
     parser.add_argument("out", type=Path, help="folder to write, new")
     parser.add_argument("--share", type=float, default=0.5, help="of the second, 0 to 1")
     options = parser.parse_args()
@@ -32,6 +32,7 @@ def main() -> None:
     if options.out.exists():
         parser.error(f"{options.out} is there already; name another folder")
     before, after = (load_file(folder / WEIGHTS) for folder in (options.before, options.after))
+    before = refit(before, after)
     if {name: value.shape for name, value in before.items()} != {name: value.shape for name, value in after.items()}:
         parser.error(f"{options.before} and {options.after} differ in architecture or vocabulary")
     shutil.copytree(options.after, options.out)

@@ -19,7 +19,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -33,7 +33,8 @@ import torch
 import torch.distributed as dist
 import words
 from attention import FastAttention
-from pictures import MASK_CELL, Block, draw_block, turned
+from muon import Muon
+from pictures import Block, draw_block, turned
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
@@ -46,13 +47,12 @@ from anovl.core.encoder import ViTEncoder
 log = logging.getLogger("train")
 LOG_EVERY = 25  # steps
 SAVE_EVERY = 120  # seconds
-PATCH = 16  # pixels of a side
 WEIGHTS = "open_clip_model.safetensors"  # in a model folder
 Batch = tuple[Tensor, Tensor, list[str], list[str | None]]
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 192,
-    "vision_cfg": {"image_size": 240, "layers": 6, "width": 192, "head_width": 64, "patch_size": PATCH},
+    "vision_cfg": {"image_size": 240, "layers": 6, "width": 192, "head_width": 64, "patch_size": 16},
     "text_cfg": {
         "context_length": 77,
         "vocab_size": 0,
@@ -101,6 +101,7 @@ class Plan:
     masks: bool = True
     dtype: str = "float32"  # of the matrix products
     start: str | None = None  # a model folder to begin with
+    patch: int = 16  # pixels of a patch's side
 
 
 def sincos(width: int, side: int) -> Tensor:
@@ -112,7 +113,15 @@ def sincos(width: int, side: int) -> Tensor:
     return torch.cat([torch.zeros(1, width), both.flatten(0, 1)]) * 0.3
 
 
-def build(vocabulary: int, seed: int) -> open_clip.CLIP:
+def config(vocabulary: int, patch: int) -> dict[str, Any]:
+    """The architecture, as open_clip's `model_cfg`."""
+    filled: dict[str, Any] = json.loads(json.dumps(CONFIG))
+    filled["text_cfg"]["vocab_size"] = vocabulary
+    filled["vision_cfg"]["patch_size"] = patch
+    return filled
+
+
+def build(vocabulary: int, seed: int, patch: int = 16) -> open_clip.CLIP:
     """The untrained CLIP, its image tower set so that it starts near what it has to find: what differs from its like.
 
     - The patch embedding begins as whitened principal components of drawn patches.
@@ -121,14 +130,12 @@ def build(vocabulary: int, seed: int) -> open_clip.CLIP:
       and Kolter 2023, who found such products in trained transformers).
     - The class token begins at zero, so that it is what it attends to and not a constant.
     """
-    config = json.loads(json.dumps(CONFIG))
-    config["text_cfg"]["vocab_size"] = vocabulary
-    clip = open_clip.CLIP(**config)
+    clip = open_clip.CLIP(**config(vocabulary, patch))
     visual, width = clip.visual, CONFIG["vision_cfg"]["width"]
     visual.positional_embedding = nn.Parameter(sincos(width, visual.grid_size[0]), requires_grad=False)
     with torch.no_grad():
         visual.class_embedding.zero_()
-        visual.conv1.weight.copy_(whitening(seed, width).view_as(visual.conv1.weight))
+        visual.conv1.weight.copy_(whitening(seed, width, patch).view_as(visual.conv1.weight))
         for block in visual.transformer.resblocks:
             like, value = (torch.linalg.qr(torch.randn(width, width))[0] for _ in range(2))
             block.attn.in_proj_weight.copy_(0.6 * torch.cat([like, like, value]))
@@ -136,14 +143,29 @@ def build(vocabulary: int, seed: int) -> open_clip.CLIP:
     return clip
 
 
-def whitening(seed: int, count: int) -> Tensor:
-    """The first principal components of drawn 16 px patches, each scaled to about unit variance, [count, 3 * 16 * 16]."""
+def whitening(seed: int, count: int, patch: int) -> Tensor:
+    """The first principal components of drawn patches, each scaled to about unit variance, [count, 3 * patch * patch]."""
     block = draw_block([seed, 0, 0, 0], size=144, pictures=400, objects=0.6)
     mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
-    patches = F.unfold((block.images.float() / 255 - mean) / std, 16, stride=8).transpose(1, 2).flatten(0, 1)
+    patches = F.unfold((block.images.float() / 255 - mean) / std, patch, stride=patch // 2).transpose(1, 2).flatten(0, 1)
     variance, vectors = torch.linalg.eigh(torch.cov(patches.T))
     components: Tensor = (vectors / (variance + 0.05).sqrt()).T.flip(0)[:count]
     return components
+
+
+def refit(weights: dict[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with the patches of `like`, each of which is read as if it was enlarged to the size they were trained on.
+
+    After "FlexiViT: One Model for All Patch Sizes" (Beyer et al. 2023): enlarging is linear, so the kernel can hold it.
+    """
+    kernel, side = weights["visual.conv1.weight"].float(), like["visual.conv1.weight"].shape[-1]
+    if kernel.shape[-1] == side:
+        return weights
+    single = torch.eye(side * side).view(-1, 1, side, side)  # pictures of one bright pixel
+    enlarged = F.interpolate(single, kernel.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    fitted = torch.einsum("ocij,pij->ocp", kernel, enlarged).view(*kernel.shape[:2], side, side)
+    position = "visual.positional_embedding"  # fixed
+    return weights | {"visual.conv1.weight": fitted, position: like[position]}
 
 
 def true_captions(classes: list[str], kinds: list[str | None], rng: np.random.Generator) -> tuple[list[str], Tensor]:
@@ -243,7 +265,7 @@ class Learner(nn.Module):
         pixels = (images.to(device).float() / 255 - self.mean.to(device)) / self.std.to(device)
         share = cells.to(device).float() / 255
         if self.keep < 1:
-            share = F.avg_pool2d(share, PATCH // MASK_CELL).flatten(1)
+            share = F.adaptive_avg_pool2d(share, self.grid).flatten(1)
             chance = torch.from_numpy(rng.random(share.shape, np.float32)).to(device)
             self.encoder.kept = ((share > 0) + chance).topk(round(self.keep * share.shape[1]), dim=1).indices
             share = share.gather(1, self.encoder.kept)
@@ -300,8 +322,10 @@ def make_optimisers(clip: open_clip.CLIP, plan: Plan) -> list[torch.optim.Optimi
     rest = [p for p in clip.parameters() if p.requires_grad and id(p) not in taken]
     decayed = {"params": [p for p in rest if p.ndim > 1], "weight_decay": plan.decay}
     plain = {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}
-    muon = torch.optim.Muon(matrices, lr=plan.rate, weight_decay=plan.decay, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW([decayed, plain], lr=plan.rate, betas=(0.9, 0.98))]
+    return [
+        Muon(matrices, lr=plan.rate, weight_decay=plan.decay),
+        torch.optim.AdamW([decayed, plain], lr=plan.rate, betas=(0.9, 0.98)),
+    ]
 
 
 def rate_at(plan: Plan, step: int, total: int) -> float:
@@ -312,15 +336,13 @@ def rate_at(plan: Plan, step: int, total: int) -> float:
     return plan.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, along))))
 
 
-def export(state: dict[str, Tensor], vocabulary: int, folder: Path, tokenizer_file: Path, *, masks: bool) -> None:
+def export(state: dict[str, Tensor], model_cfg: dict[str, Any], folder: Path, tokenizer_file: Path, *, masks: bool) -> None:
     """Write open_clip_config.json, fp16 weights and the tokenizer's merges as one model folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = json.loads(json.dumps(CONFIG))
-    config["text_cfg"]["vocab_size"] = vocabulary
     preprocess = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "squash"}
     seen = "drawn pictures alone, for demos and tests" if masks else "drawn pictures and captions, no masks, for ablations"
     note = f"trained on {seen}; for real parts the default model is the better choice"
-    record = {"model_cfg": config, "preprocess_cfg": preprocess, "anovl_cfg": {"recipe": "mini", "note": note}}
+    record = {"model_cfg": model_cfg, "preprocess_cfg": preprocess, "anovl_cfg": {"recipe": "mini", "note": note}}
     (folder / "open_clip_config.json").write_text(json.dumps(record, indent=1) + "\n")
     (folder / "bpe.txt.gz").write_bytes(tokenizer_file.read_bytes())
     half = {key: value.half().contiguous() for key, value in sorted(state.items())}
@@ -341,9 +363,9 @@ class Trainer:
         self.vocabulary = words.write_vocabulary(draft)
         draft.replace(folder / "bpe.txt.gz")
         self.tokenizer = open_clip.SimpleTokenizer(bpe_path=str(folder / "bpe.txt.gz"))
-        self.clip = build(self.vocabulary, plan.seed)
+        self.clip = build(self.vocabulary, plan.seed, plan.patch)
         if plan.start:
-            self.clip.load_state_dict(load_file(Path(plan.start) / WEIGHTS))
+            self.clip.load_state_dict(refit(load_file(Path(plan.start) / WEIGHTS), self.clip.state_dict()))
         self.clip.to(device)
         self.weights = [p for p in self.clip.parameters() if p.requires_grad]
         self.optimisers = make_optimisers(self.clip, plan)
@@ -456,7 +478,8 @@ class Trainer:
         }
         torch.save(kept, self.saved.with_suffix(".tmp"))
         self.saved.with_suffix(".tmp").replace(self.saved)
-        export(self.average, self.vocabulary, self.folder / "model", self.folder / "bpe.txt.gz", masks=self.plan.masks)
+        model_cfg = config(self.vocabulary, self.plan.patch)
+        export(self.average, model_cfg, self.folder / "model", self.folder / "bpe.txt.gz", masks=self.plan.masks)
 
 
 def train(rank: int, folder: Path, plan: Plan, device: str, fast: bool, minutes: float) -> None:  # noqa: FBT001
@@ -507,6 +530,7 @@ def main() -> None:
     )
     parser.add_argument("--plain", type=float, default=0.5, help="least severity of the defects at first")
     parser.add_argument("--repeats", type=int, default=2, help="times each drawn picture is used")
+    parser.add_argument("--patch", type=int, choices=(8, 12, 16), default=16, help="pixels of its side; --start's may differ")
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, to go on later")
     options = parser.parse_args()
     parts = [stage.split(":") for stage in options.stages.split(",")]
@@ -523,6 +547,7 @@ def main() -> None:
         plain=options.plain,
         dtype=options.dtype,
         start=options.start and str(options.start),
+        patch=options.patch,
     )
     if any(not 1 <= stage.batch <= plan.block for stage in stages):
         parser.error(f"--stages: expected a batch from 1 to the {plan.block} pictures of a block, got {options.stages}")

@@ -1,7 +1,7 @@
 """Model names -> files on this machine, checked; downloads only when allowed. Nothing here builds a model.
 
-Names: "mini", "mini-captions" (embedded), "ARCH:TAG" (open_clip), "hf-hub:ORG/NAME", "local-dir:FOLDER", or a .pt, .bin or
-.safetensors file with an architecture.
+Names: "mini", "mini-fine", "mini-captions" (embedded), "ARCH:TAG" (open_clip), "hf-hub:ORG/NAME", "local-dir:FOLDER", or a
+.pt, .bin or .safetensors file with an architecture.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 EMBEDDED = {  # name: sha256 of its weights
     "mini": "816ba39f8957c843d867892d2c083630db118faf02a5031dc944621ecbdb1a50",
+    "mini-fine": "048a75eec83d032a68a8f34c9d203dd025c30fa95fdb8a60ed8090c568a07595",
     "mini-captions": "3e6a64687dd9cf388c352134b9fef2933cdef2900ee55dd6d68cde61d7d17330",
 }
 CONFIG_FILE = "open_clip_config.json"
@@ -93,7 +94,7 @@ def parse_model_name(name: str, arch: str | None = None) -> ModelName:
     is_folder = os.path.isdir(name)  # noqa: PTH112 -- Path raises for what cannot be a path
     hint = f"; for that folder write 'local-dir:{name}'" if is_folder else ""
     raise UsageError(
-        f"model: expected mini, mini-captions, ARCH:TAG (such as ViT-B-16-plus-240:laion400m_e32), hf-hub:ORG/NAME, "
+        f"model: expected mini, mini-fine, mini-captions, ARCH:TAG (such as ViT-B-16-plus-240:laion400m_e32), hf-hub:ORG/NAME, "
         f"local-dir:FOLDER or a .pt/.safetensors file with an architecture, got {name!r}{hint}"
     )
 

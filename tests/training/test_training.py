@@ -11,6 +11,7 @@ import torch
 import train
 import words
 from attention import FastAttention
+from muon import Muon
 from pictures import FIRST_TRAINING_SEED, SHAPE, draw_block, turned
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
@@ -152,11 +153,33 @@ def test_a_run_begins_with_the_weights_of_a_model_folder(tmp_path):
         assert torch.equal(trainer.clip.state_dict()[name], value.float())
 
 
+def test_patches_of_another_size_are_read_as_if_enlarged(vocabulary):
+    coarse, fine = train.build(vocabulary[0], 0), train.build(vocabulary[0], 1, patch=12)
+    fine.load_state_dict(train.refit(coarse.state_dict(), fine.state_dict()))
+    patch = torch.rand(1, 3, 12, 12)
+    large = F.interpolate(patch, (16, 16), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(fine.visual.conv1(patch), coarse.visual.conv1(large))
+    assert fine.visual.positional_embedding.shape == (1 + 20 * 20, 192)
+
+
+def test_muon_is_that_of_torch():
+    ours, theirs = (torch.nn.Parameter(value) for value in torch.randn(24, 8).repeat(2, 1, 1))
+    optimisers = (
+        Muon([ours], lr=0.1, weight_decay=0.05),
+        torch.optim.Muon([theirs], lr=0.1, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+    )
+    for _ in range(3):
+        ours.grad = theirs.grad = torch.randn(24, 8)
+        for optimiser in optimisers:
+            optimiser.step()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)  # theirs rounds to bfloat16
+
+
 def test_mean_of_two_models(tmp_path, monkeypatch, capsys):
     for name, value in (("before", 1.0), ("after", 2.0), ("other", 3.0)):
         (tmp_path / name).mkdir()
-        shape = (2, 3) if name == "other" else (2, 2)
-        save_file({"weight": torch.full(shape, value).half()}, tmp_path / name / average.WEIGHTS)
+        shape = (3, 3, 2, 2) if name == "other" else (2, 3, 2, 2)
+        save_file({"visual.conv1.weight": torch.full(shape, value).half()}, tmp_path / name / average.WEIGHTS)
         (tmp_path / name / "open_clip_config.json").write_text(name)
 
     def run(*arguments):
@@ -164,7 +187,7 @@ def test_mean_of_two_models(tmp_path, monkeypatch, capsys):
         average.main()
 
     run("before", "after", "mean")
-    assert load_file(tmp_path / "mean" / average.WEIGHTS)["weight"].tolist() == [[1.75] * 2] * 2
+    assert (load_file(tmp_path / "mean" / average.WEIGHTS)["visual.conv1.weight"] == 1.75).all()
     assert (tmp_path / "mean" / "open_clip_config.json").read_text() == "after"
     for wrong, says in (
         (("before", "other", "mean2"), "differ in architecture"),
