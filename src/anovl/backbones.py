@@ -202,8 +202,7 @@ def load_backbone(
     """Load a CLIP by name.
 
     Args:
-        name: "mini", "mini-fine", "mini-captions"; "ARCH:TAG" of open_clip; "hf-hub:ORG/NAME"; "local-dir:FOLDER"; a .pt or
-            .safetensors file.
+        name: of an embedded model, "mini"; "ARCH:TAG" of open_clip; "hf-hub:ORG/NAME"; "local-dir:FOLDER"; a weight file.
         device: "auto" (cuda, then mps, then cpu), a torch device or its name.
         dtype: "auto" (fp32), "fp32", "bf16", "fp16" or the torch dtype.
         image_size: another input size than the training size, S or (H, W), multiples of the patch size.

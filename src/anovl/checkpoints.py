@@ -94,7 +94,7 @@ def parse_model_name(name: str, arch: str | None = None) -> ModelName:
     is_folder = os.path.isdir(name)  # noqa: PTH112 -- Path raises for what cannot be a path
     hint = f"; for that folder write 'local-dir:{name}'" if is_folder else ""
     raise UsageError(
-        f"model: expected mini, mini-fine, mini-captions, ARCH:TAG (such as ViT-B-16-plus-240:laion400m_e32), hf-hub:ORG/NAME, "
+        f"model: expected {', '.join(EMBEDDED)}, ARCH:TAG (such as ViT-B-16-plus-240:laion400m_e32), hf-hub:ORG/NAME, "
         f"local-dir:FOLDER or a .pt/.safetensors file with an architecture, got {name!r}{hint}"
     )
 
