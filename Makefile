@@ -26,11 +26,17 @@ demo: setup
 	rm -rf $(DEMO)
 	$(BIN)/anovl demo -o $(DEMO)
 
-test: setup
-	$(BIN)/python -m pytest -m "not slow"
+# Two processes of one thread each: the tests fit two cores.
+PYTEST := $(BIN)/python -m pytest
+TWO := -n 2 --dist worksteal
 
-test-all: setup
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
+test: setup
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" $(TWO) --cov --cov-report= --cov-fail-under=90
+
+# Clusters, kills and figures of memory want the machine for themselves.
+test-all: test
+	OMP_NUM_THREADS=1 $(PYTEST) -m slow $(TWO) --ignore=tests/cluster --ignore=tests/interfaces
+	$(PYTEST) -m slow tests/cluster tests/interfaces
 
 lint: setup
 	$(BIN)/ruff format --check .

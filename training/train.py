@@ -47,6 +47,7 @@ from anovl.core.encoder import ViTEncoder
 log = logging.getLogger("train")
 LOG_EVERY = 25  # steps
 SAVE_EVERY = 120  # seconds
+WHITENED = 400  # drawn pictures whose patches the embedding begins with
 WEIGHTS = "open_clip_model.safetensors"  # in a model folder
 Batch = tuple[Tensor, Tensor, list[str], list[str | None]]
 
@@ -145,7 +146,7 @@ def build(vocabulary: int, seed: int, patch: int = 16) -> open_clip.CLIP:
 
 def whitening(seed: int, count: int, patch: int) -> Tensor:
     """The first principal components of drawn patches, each scaled to about unit variance, [count, 3 * patch * patch]."""
-    block = draw_block([seed, 0, 0, 0], size=144, pictures=400, objects=0.6)
+    block = draw_block([seed, 0, 0, 0], size=144, pictures=WHITENED, objects=0.6)
     mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
     patches = F.unfold((block.images.float() / 255 - mean) / std, patch, stride=patch // 2).transpose(1, 2).flatten(0, 1)
     variance, vectors = torch.linalg.eigh(torch.cov(patches.T))

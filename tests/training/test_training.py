@@ -26,6 +26,12 @@ from anovl.data.synthetic.scene import HELD_OUT
 TINY = Plan((Stage(96, 2, 8),), block=16, repeats=1, warm_up=2)
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Models are built from 40 drawn pictures instead of 400."""
+    monkeypatch.setattr(train, "WHITENED", 40)
+
+
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory):
     path = tmp_path_factory.mktemp("words") / "bpe.txt.gz"
