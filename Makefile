@@ -1,4 +1,4 @@
-# make setup | demo | test | test-all | lint | docs | bench       INSTALLER=pip takes plain pip instead of uv
+# make setup | demo | test | test-slow | test-all | lint | docs | bench       INSTALLER=pip takes plain pip instead of uv
 PYTHON ?= python3
 INSTALLER ?= uv
 VENV := .venv
@@ -8,7 +8,7 @@ DEMO := demo-out
 # uv does not read pip's settings; pass on the places to find wheels where pip has some.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: setup demo test test-all lint format docs bench clean
+.PHONY: setup demo test test-slow test-all lint format docs bench clean
 
 setup: $(VENV)/.installed
 
@@ -26,17 +26,19 @@ demo: setup
 	rm -rf $(DEMO)
 	$(BIN)/anovl demo -o $(DEMO)
 
-# Two processes of one thread each: the tests fit two cores.
 PYTEST := $(BIN)/python -m pytest
 TWO := -n 2 --dist worksteal
+ALONE := tests/cluster tests/interfaces tests/server
 
+# Two processes of one thread each; clusters, kills and figures of memory have the machine for themselves.
 test: setup
-	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" $(TWO) --cov --cov-report= --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" $(TWO) $(COVERAGE)
 
-# Clusters, kills and figures of memory want the machine for themselves.
-test-all: test
-	OMP_NUM_THREADS=1 $(PYTEST) -m slow $(TWO) --ignore=tests/cluster --ignore=tests/interfaces
-	$(PYTEST) -m slow tests/cluster tests/interfaces
+test-slow: setup
+	OMP_NUM_THREADS=1 $(PYTEST) -m slow $(TWO) $(addprefix --ignore=,$(ALONE))
+	$(PYTEST) -m slow $(ALONE)
+
+test-all: test test-slow
 
 lint: setup
 	$(BIN)/ruff format --check .

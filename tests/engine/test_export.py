@@ -104,8 +104,8 @@ def test_mini_with_and_without_adaptation(exported):
     ("name", "kind", "settings"),
     [
         ("bank.onnx", "vit", {}),
-        ("bank-resnet.onnx", "resnet", {}),
-        ("bank-adapted.onnx", "vit", {"adapt": True}),
+        pytest.param("bank-resnet.onnx", "resnet", {}, marks=pytest.mark.slow),
+        pytest.param("bank-adapted.onnx", "vit", {"adapt": True}, marks=pytest.mark.slow),
         pytest.param("bank.xml", "vit", {"adapt": True}, marks=pytest.mark.slow),
     ],
 )
@@ -173,7 +173,8 @@ def test_recipes_methods_and_backbones(small, exported, name, settings):
     assert_same(by_onnx(done.path, images), by_torch(detector, images), 1e-5)
 
 
-@pytest.mark.parametrize("adapt", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("adapt", [False, True])
 def test_openvino_equals_torch(small, exported, adapt):
     done = exported(f"plain-{adapt}.xml", ("nut", "wood"), adapt=adapt)
     assert done.difference < 1e-5

@@ -114,6 +114,7 @@ def test_random_kills(golden_name, tmp_path):
     assert f"{kills} kills" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_second_run_says_who_writes(many, golden_name, tmp_path):
     folder, out = many(600), tmp_path / "out"
     arguments = ("predict", folder, "--class-name", "nut", "--model", golden_name, "-o", out, "--save", "none")

@@ -31,7 +31,7 @@ def run(*arguments):
     return CliRunner().invoke(app, ["reproduce", *map(str, arguments)])
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "table7")) for name in TABLES])
 def test_a_table(name, tmp_path):
     done = run(name, *SMALL, "-o", tmp_path, "--seeds", "2")
     assert done.exit_code == 0, done.output
@@ -64,6 +64,7 @@ def test_the_map_figure(tmp_path):
     assert (0, 230, 90) in colours
 
 
+@pytest.mark.slow
 def test_the_steps_figure(tmp_path):
     done = run("fig5", *SMALL[:5], "--model", "mini-captions", "-o", tmp_path, "--seeds", "2")
     assert done.exit_code == 0, done.output

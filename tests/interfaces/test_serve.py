@@ -316,6 +316,7 @@ def test_a_bank(bank, images, golden_name, detector, tmp_path):
             one.client.predict(images[0])
 
 
+@pytest.mark.slow
 def test_tiles(images, golden_name, detector, tmp_path):
     tiling = anovl.Tiling(sides=(32, 48), overlap=0.5, crop="foreground")
     profile = detector.calibrate(images[:9], "nut", fpr=0.1, tiles=tiling)

@@ -246,6 +246,7 @@ def test_a_photo(opened):
     expect(page.locator("#mask img")).to_be_visible()  # the page may show the verdict before the pictures
 
 
+@pytest.mark.slow
 def test_calibration(opened, pictures, tmp_path):
     page = opened()
     find(page, pictures.bad[:2])
@@ -299,6 +300,7 @@ def test_what_a_visitor_can_do_wrong(opened, pictures, tmp_path):
     assert str(tmp_path) not in page.inner_text("body")
 
 
+@pytest.mark.slow
 def test_stop_keeps_what_is_done(opened, pictures, tmp_path):
     page = opened()
     many = []

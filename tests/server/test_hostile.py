@@ -127,6 +127,7 @@ def test_it_is_as_it_was(service):
     assert service.peak() - service.before.peak < BOUND
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_with_sixteen_callers(service):
     """All at once: the largest pictures of the kinds that need most, all there is to answer, and the largest bodies."""
     rng = np.random.default_rng(0)
