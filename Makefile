@@ -27,17 +27,18 @@ demo: setup
 	$(BIN)/anovl demo -o $(DEMO)
 
 PYTEST := $(BIN)/python -m pytest
-TWO := -n 2 --dist worksteal
+IN_TWO := OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist worksteal
 ALONE := tests/cluster tests/interfaces tests/server
 
 # Two processes of one thread each; clusters, kills and figures of memory have the machine for themselves.
 test: setup
-	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow" $(TWO) $(COVERAGE)
+	$(IN_TWO) -m "not slow" $(COVERAGE)
 
 test-slow: setup
-	OMP_NUM_THREADS=1 $(PYTEST) -m slow $(TWO) $(addprefix --ignore=,$(ALONE))
+	$(IN_TWO) -m slow $(addprefix --ignore=,$(ALONE))
 	$(PYTEST) -m slow $(ALONE)
 
+test-all: COVERAGE := --cov
 test-all: test test-slow
 
 lint: setup
